@@ -1,0 +1,300 @@
+"""The seam: what controllers may ask of a world, simulated or real.
+
+Every verb returns at once. Verbs that start minutes-long work return an `Operation`; background tasks
+(`twin.runtime.memory`) wait for it, reconcilers never do. Errors stand beside the protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from twin.model.meta import Key, Object
+
+T = TypeVar("T", bound=Object)
+
+
+# --- errors: each answers one question of the caller
+
+
+class ApiError(Exception):
+    """The API server said no. `code` and `reason` are those of its Status body.
+
+    `str(error)` is the message, as client-go prints it.
+    """
+
+    code = 500
+    reason = "InternalError"
+
+    def __init__(self, message: str, *, code: int | None = None, reason: str | None = None,
+                 details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+        if reason is not None:
+            self.reason = reason
+        self.details = details or {}
+
+
+class NotFound(ApiError):
+    code, reason = 404, "NotFound"
+
+
+class AlreadyExists(ApiError):
+    code, reason = 409, "AlreadyExists"
+
+
+class Conflict(ApiError):
+    """Stale resourceVersion, or a field owned by another manager: read again, then retry."""
+
+    code, reason = 409, "Conflict"
+
+
+class Invalid(ApiError):
+    code, reason = 422, "Invalid"
+
+
+class Forbidden(ApiError):
+    code, reason = 403, "Forbidden"
+
+
+class Gone(ApiError):
+    """The watch's resourceVersion is too old: list again."""
+
+    code, reason = 410, "Expired"
+
+
+class Unavailable(ApiError):
+    """No answer: connection refused, time-out, overload. The request may have landed (`maybe_landed`)."""
+
+    code, reason = 503, "ServiceUnavailable"
+    maybe_landed = False
+
+
+class RpcError(Exception):
+    """DMS or a host did not do it. `code` is the gRPC status name, `str(error)` the text a condition shows."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Crash(BaseException):
+    """An injected crash of the controller process: nothing may swallow it."""
+
+
+def is_not_found(error: Exception) -> bool:
+    return isinstance(error, NotFound)
+
+
+# --- operations: long work that was started
+
+
+@dataclass(slots=True, eq=False)
+class Operation:
+    """Work in progress. `finished` when done; then `error` is None or says why, and `value` holds the answer.
+
+    A background task yields it to wait. Callbacks run once, at the end, in the world's own clock.
+    """
+
+    name: str
+    finished: bool = False
+    error: Exception | None = None
+    value: Any = None
+    callbacks: list[Callable[[Operation], None]] = field(default_factory=list)
+
+    def succeed(self, value: Any = None) -> None:
+        self._end(None, value)
+
+    def fail(self, error: Exception) -> None:
+        self._end(error, None)
+
+    def _end(self, error: Exception | None, value: Any) -> None:
+        if self.finished:
+            return
+        self.finished, self.error, self.value = True, error, value
+        callbacks, self.callbacks = self.callbacks, []
+        for call in callbacks:
+            call(self)
+
+
+# --- the API server
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which objects a list returns. Labels are equalities; `where` is a full LabelSelector check."""
+
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class KubeReader(Protocol):
+    """`get` and `list` read the informer cache (possibly stale, free); `read_live` asks the API server."""
+
+    def get(self, kind: type[T], key: Key) -> T | None: ...
+
+    def list(self, kind: type[T], namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Sequence[T]:
+        """All cached objects of the kind (in this namespace) that carry all these labels, in key order."""
+        ...
+
+    def view(self, view: type[V], token: Hashable) -> V:
+        """The process-wide view of this class, kept up to date by the informers. The pass is noted as reading `token`."""
+        ...
+
+    def read_live(self, kind: type[T], key: Key) -> T:
+        """GET from the API server. Raises: NotFound, Unavailable."""
+        ...
+
+    def list_live(self, kind: type[T], namespace: str | None = None,
+                  labels: Mapping[str, str] | None = None) -> Sequence[T]:
+        """LIST from the API server. Raises: Unavailable."""
+        ...
+
+
+class KubeApi(KubeReader, Protocol):
+    """Writes carry the object's resourceVersion where it has one (optimistic lock). All may raise `ApiError`."""
+
+    def create(self, obj: T) -> T: ...
+
+    def update(self, obj: T) -> T:
+        """Replace metadata and spec. Returns the object as stored."""
+        ...
+
+    def update_status(self, obj: T) -> T:
+        """Replace status only."""
+        ...
+
+    def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], *, status: bool = False,
+              resource_version: str = "") -> T:
+        """JSON merge patch (RFC 7396), camelCase keys."""
+        ...
+
+    def apply(self, manifest: Mapping[str, Any], manager: str, *, force: bool = False) -> Object:
+        """Server-side apply."""
+        ...
+
+    def delete(self, kind: type[T], key: Key, *, propagation: str = "Background", uid: str = "") -> None:
+        """Delete. Raises NotFound if it is gone already."""
+        ...
+
+    def event(self, about: Object, type_: str, reason: str, message: str) -> None:
+        """Record a Kubernetes Event about the object. Never raises."""
+        ...
+
+
+class KubeClusters(Protocol):
+    """Connections to other clusters."""
+
+    def connect(self, kubeconfig: str) -> KubeApi:
+        """A client for the cluster this kubeconfig names. Lazy: an unreachable server shows at the first verb.
+
+        Raises: ValueError with upstream's text when the kubeconfig cannot be used.
+        """
+        ...
+
+
+class View(Protocol):
+    """A running digest of one or more kinds, so that a reconcile over thousands of objects costs what changed.
+
+    It is fed by the informer cache, like a client-go Indexer. `observe` returns the tokens whose answer changed;
+    a pass that read such a token is not known unchanged any more.
+    """
+
+    kinds: tuple[type[Object], ...]
+
+    def __init__(self) -> None: ...
+
+    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]: ...
+
+
+V = TypeVar("V", bound=View)
+
+
+# --- DMS and the host
+
+
+@dataclass(frozen=True, slots=True)
+class DmsTarget:
+    """Where a DMS listens and with which client certificate we speak to it.
+
+    `identity` is `ns/name` of the Secret with tls.crt, tls.key and ca.crt.
+    """
+
+    ip: str
+    port: int
+    identity: Key
+
+
+class Dms(Protocol):
+    """gNOI and gNMI of one host's DOCA Management Service (provisioning.md 3). Deadlines are the caller's, in seconds."""
+
+    def dial(self, target: DmsTarget) -> None:
+        """TCP reachability, 5 s. Raises RpcError."""
+        ...
+
+    def get(self, target: DmsTarget, command: str) -> str:
+        """gNMI Get of `/nvidia/command[run=COMMAND]/run`: runs a shell command on the host. Raises RpcError."""
+        ...
+
+    def set_mode(self, target: DmsTarget, mode: str) -> None:
+        """gNMI Set of `/nvidia/mode/config/mode`. Raises RpcError."""
+        ...
+
+    def command(self, target: DmsTarget, command: str) -> Operation:
+        """As `get`, for long commands inside a background task. The value is the output."""
+        ...
+
+    def os_install(self, target: DmsTarget, version: str, path: str) -> Operation:
+        """gNOI OS.Install: streams the file at `path` of the BFB volume."""
+        ...
+
+    def os_activate(self, target: DmsTarget, version: str) -> Operation:
+        """gNOI OS.Activate of `<bfb>;<cfg>`."""
+        ...
+
+    def reboot_status(self, target: DmsTarget) -> Operation:
+        """gNOI System.RebootStatus of the CPU. The value is `(active, status)`; status '' while active, then 'SUCCESS'..."""
+        ...
+
+
+class HostAgent(Protocol):
+    """Pod exec into a host's DMS pod (Kubernetes hosts only)."""
+
+    def execute(self, pod: Key, command: Sequence[str]) -> Operation:
+        """Run a command in the pod's dms container; the value is its stdout, a non-zero exit an RpcError."""
+        ...
+
+
+class BfbVolume(Protocol):
+    """The shared volume at /bfb."""
+
+    def exists(self, path: str) -> bool:
+        """Raises OSError when the volume is unreachable."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Remove; missing is fine. Raises OSError."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Raises OSError."""
+        ...
+
+    def download(self, url: str, path: str, temp: str) -> Operation:
+        """HTTP GET to `temp`, then rename. Fails on any status but 200 and on I/O errors."""
+        ...
+
+    def versions(self, path: str) -> Mapping[str, str]:
+        """bsp, doca, uefi, atf of the image at path. Raises ValueError if it cannot be parsed, OSError."""
+        ...
+
+
+class Clock(Protocol):
+    """Time for background tasks (reconcilers get `ctx.now`)."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+        ...
+
+    def sleep(self, seconds: float) -> Operation: ...

@@ -1,0 +1,390 @@
+"""Neighbours' kinds that provisioning touches: Kubernetes core, the maintenance operator, Kamaji, cert-manager.
+
+Only what our controllers and actors read or write has a class of its own; the rest of a Pod or a Job stays a mapping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from msgspec import field
+
+from twin.model.meta import Conditions, Object, Part
+from twin.model.provisioning import LabelSelector, NodeAddress, Taint
+
+Json = Mapping[str, Any]
+
+
+class Namespace(Object):
+    KIND: ClassVar[str] = "Namespace"
+    PLURAL: ClassVar[str] = "namespaces"
+    NAMESPACED: ClassVar[bool] = False
+
+
+class NodeSpec(Part):
+    pod_cidr: str = field(name="podCIDR", default="")
+    provider_id: str = field(name="providerID", default="")
+    unschedulable: bool = False
+    taints: tuple[Taint, ...] = ()
+
+
+class NodeStatus(Part):
+    addresses: tuple[NodeAddress, ...] = ()
+    conditions: Conditions = ()
+    capacity: Mapping[str, str] = {}
+    allocatable: Mapping[str, str] = {}
+    node_info: Json = {}
+
+
+class Node(Object):
+    KIND: ClassVar[str] = "Node"
+    PLURAL: ClassVar[str] = "nodes"
+    NAMESPACED: ClassVar[bool] = False
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+class ContainerStatus(Part):
+    name: str
+    ready: bool = False
+    restart_count: int = 0
+    state: Json = {}
+    last_state: Json = {}
+
+
+class PodSpec(Part):
+    node_name: str = ""
+    service_account_name: str = ""
+    host_network: bool = False
+    restart_policy: str = ""
+    termination_grace_period_seconds: int | None = None
+    init_containers: tuple[Json, ...] = ()
+    containers: tuple[Json, ...] = ()
+    volumes: tuple[Json, ...] = ()
+    tolerations: tuple[Json, ...] = ()
+    affinity: Json | None = None
+    node_selector: Mapping[str, str] = {}
+    image_pull_secrets: tuple[Json, ...] = ()
+
+
+class PodStatus(Part):
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    pod_ip: str = field(name="podIP", default="")
+    host_ip: str = field(name="hostIP", default="")
+    conditions: Conditions = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class Pod(Object):
+    KIND: ClassVar[str] = "Pod"
+    PLURAL: ClassVar[str] = "pods"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+
+class JobSpec(Part):
+    backoff_limit: int | None = None
+    parallelism: int | None = None
+    completions: int | None = None
+    template: Json = {}
+
+
+class JobStatus(Part):
+    conditions: Conditions = ()
+    start_time: str = ""
+    completion_time: str = ""
+    active: int = 0
+    succeeded: int = 0
+    failed: int = 0
+
+
+class Job(Object):
+    KIND: ClassVar[str] = "Job"
+    GROUP: ClassVar[str] = "batch"
+    PLURAL: ClassVar[str] = "jobs"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: JobSpec = JobSpec()
+    status: JobStatus = JobStatus()
+
+
+class Secret(Object):
+    """`data` values are base64 text, as on the wire; `string_data` is write-only (the API server folds it into data)."""
+
+    KIND: ClassVar[str] = "Secret"
+    PLURAL: ClassVar[str] = "secrets"
+
+    type: str = ""
+    data: Mapping[str, str] = {}
+    string_data: Mapping[str, str] = {}
+    immutable: bool | None = None
+
+
+class ConfigMap(Object):
+    KIND: ClassVar[str] = "ConfigMap"
+    PLURAL: ClassVar[str] = "configmaps"
+
+    data: Mapping[str, str] = {}
+    binary_data: Mapping[str, str] = {}
+    immutable: bool | None = None
+
+
+class ObjectReference(Part):
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    api_version: str = ""
+    resource_version: str = ""
+    field_path: str = ""
+
+
+class Event(Object):
+    """A Kubernetes Event (never bare "event": HOUSE words)."""
+
+    KIND: ClassVar[str] = "Event"
+    PLURAL: ClassVar[str] = "events"
+
+    involved_object: ObjectReference = ObjectReference()
+    reason: str = ""
+    message: str = ""
+    type: str = ""
+    count: int = 0
+    first_timestamp: str = ""
+    last_timestamp: str = ""
+    source: Json = {}
+    reporting_component: str = ""
+    reporting_instance: str = ""
+
+
+class ServicePort(Part):
+    port: int
+    name: str = ""
+    node_port: int = 0
+    protocol: str = ""
+    target_port: int | str | None = None
+
+
+class ServiceSpec(Part):
+    type: str = ""
+    selector: Mapping[str, str] = {}
+    ports: tuple[ServicePort, ...] = ()
+    cluster_ip: str = field(name="clusterIP", default="")
+
+
+class Service(Object):
+    """A Kubernetes Service."""
+
+    KIND: ClassVar[str] = "Service"
+    PLURAL: ClassVar[str] = "services"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: ServiceSpec = ServiceSpec()
+    status: Json = {}
+
+
+class DaemonSet(Object):
+    KIND: ClassVar[str] = "DaemonSet"
+    GROUP: ClassVar[str] = "apps"
+    PLURAL: ClassVar[str] = "daemonsets"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: Json = {}
+    status: Json = {}
+
+
+class PodDisruptionBudgetSpec(Part):
+    min_available: int | str | None = None
+    max_unavailable: int | str | None = None
+    selector: LabelSelector | None = None
+    unhealthy_pod_eviction_policy: str = ""
+
+
+class PodDisruptionBudgetStatus(Part):
+    disruptions_allowed: int = 0
+    current_healthy: int = 0
+    desired_healthy: int = 0
+    expected_pods: int = 0
+    observed_generation: int = 0
+    conditions: Conditions = ()
+
+
+class PodDisruptionBudget(Object):
+    KIND: ClassVar[str] = "PodDisruptionBudget"
+    GROUP: ClassVar[str] = "policy"
+    PLURAL: ClassVar[str] = "poddisruptionbudgets"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: PodDisruptionBudgetSpec = PodDisruptionBudgetSpec()
+    status: PodDisruptionBudgetStatus = PodDisruptionBudgetStatus()
+
+
+class LeaseSpec(Part):
+    holder_identity: str = ""
+    lease_duration_seconds: int = 0
+    acquire_time: str = ""
+    renew_time: str = ""
+    lease_transitions: int = 0
+
+
+class Lease(Object):
+    KIND: ClassVar[str] = "Lease"
+    GROUP: ClassVar[str] = "coordination.k8s.io"
+    PLURAL: ClassVar[str] = "leases"
+
+    spec: LeaseSpec = LeaseSpec()
+
+
+# --- the maintenance operator (provisioning.md 6)
+
+
+class PodSelectorEntry(Part):
+    """One entry of drainSpec.podEvictionFilters."""
+
+    by_resource_name_regex: str | None = None
+
+
+class DrainSpec(Part):
+    force: bool = False
+    pod_selector: str = ""
+    timeout_seconds: int | None = None
+    delete_empty_dir: bool = False
+    pod_eviction_filters: tuple[PodSelectorEntry, ...] = ()
+
+
+class NodeMaintenanceSpec(Part):
+    requestor_id: str = field(name="requestorID", default="")
+    additional_requestors: tuple[str, ...] = ()
+    node_name: str = ""
+    cordon: bool | None = None
+    wait_for_pod_completion: Json | None = None
+    drain_spec: DrainSpec | None = None
+
+
+class DrainStatus(Part):
+    total_pods: int = 0
+    eviction_pods: int = 0
+    drain_progress: int = 0
+    wait_for_eviction: tuple[str, ...] = ()
+
+
+class NodeMaintenanceStatus(Part):
+    conditions: Conditions = ()
+    wait_for_completion: tuple[str, ...] = ()
+    drain: DrainStatus | None = None
+
+
+class NodeMaintenance(Object):
+    KIND: ClassVar[str] = "NodeMaintenance"
+    GROUP: ClassVar[str] = "maintenance.nvidia.com"
+    VERSION: ClassVar[str] = "v1alpha1"
+    PLURAL: ClassVar[str] = "nodemaintenances"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: NodeMaintenanceSpec = NodeMaintenanceSpec()
+    status: NodeMaintenanceStatus | None = None
+
+
+# --- Kamaji and cert-manager
+
+
+class TenantControlPlane(Object):
+    KIND: ClassVar[str] = "TenantControlPlane"
+    GROUP: ClassVar[str] = "kamaji.clastix.io"
+    VERSION: ClassVar[str] = "v1alpha1"
+    PLURAL: ClassVar[str] = "tenantcontrolplanes"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: Json = {}
+    status: Json = {}
+
+
+class CertificateStatus(Part):
+    conditions: Conditions = ()
+    not_before: str = ""
+    not_after: str = ""
+    renewal_time: str = ""
+    revision: int = 0
+
+
+class Certificate(Object):
+    KIND: ClassVar[str] = "Certificate"
+    GROUP: ClassVar[str] = "cert-manager.io"
+    PLURAL: ClassVar[str] = "certificates"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: Json = {}
+    status: CertificateStatus = CertificateStatus()
+
+
+class CertificateRequest(Object):
+    KIND: ClassVar[str] = "CertificateRequest"
+    GROUP: ClassVar[str] = "cert-manager.io"
+    PLURAL: ClassVar[str] = "certificaterequests"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: Json = {}
+    status: Json = {}
+
+
+# --- the operator's configuration (provisioning.md 9.1)
+
+
+class Networking(Part):
+    control_plane_mtu: int | None = field(name="controlPlaneMTU", default=None)
+    high_speed_mtu: int | None = field(name="highSpeedMTU", default=None)
+
+
+class InstallViaRedfish(Part):
+    bfb_registry_address: str = ""
+    bfb_registry: Json | None = None
+
+
+class InstallInterface(Part):
+    install_via_gnoi: Json | None = field(name="installViaGNOI", default=None)
+    install_via_redfish: InstallViaRedfish | None = None
+
+
+class ProvisioningController(Part):
+    bfb_pvc_name: str = field(name="bfbPVCName", default="")
+    dms_timeout: int | None = None
+    bf_cfg_template_config_map: str = field(name="bfCFGTemplateConfigMap", default="")
+    custom_ca_secret_name: str = field(name="customCASecretName", default="")
+    install_interface: InstallInterface | None = None
+    disable: bool | None = None
+    image: str | None = None
+
+
+class DpfOperatorConfigSpec(Part):
+    networking: Networking | None = None
+    provisioning_controller: ProvisioningController | None = None
+    overrides: Json | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    dpu_detector: Json | None = None
+    kamaji_cluster_manager: Json | None = None
+    static_cluster_manager: Json | None = None
+
+
+class DpfOperatorConfig(Object):
+    KIND: ClassVar[str] = "DPFOperatorConfig"
+    GROUP: ClassVar[str] = "operator.dpu.nvidia.com"
+    VERSION: ClassVar[str] = "v1alpha1"
+    PLURAL: ClassVar[str] = "dpfoperatorconfigs"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: DpfOperatorConfigSpec = DpfOperatorConfigSpec()
+    status: Json = {}
+
+
+KINDS: Final[tuple[type[Object], ...]] = (
+    Namespace, Node, Pod, Job, Secret, ConfigMap, Event, Service, DaemonSet, PodDisruptionBudget, Lease,
+    NodeMaintenance, TenantControlPlane, Certificate, CertificateRequest, DpfOperatorConfig,
+)

@@ -1,0 +1,101 @@
+"""The one controller contract (docs/why.md, "One controller, two clocks").
+
+A reconciler is synchronous and level-triggered: the key only; read everything, decide, write; correct after any missed
+watch event. It never waits and never reads a clock. What drives it is the runner's business: `twin.sim.runner` in
+virtual time, `twin.runtime.live` on threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twin.model.meta import Key, Object
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """When to look at this key again. The default: at the next watch event.
+
+    `error` is what controller-runtime calls returning an error: retry with back-off, whatever `requeue_after_s` says.
+    """
+
+    requeue_after_s: float | None = None
+    error: str = ""
+
+
+DONE = Result()
+
+
+class Terminal(Exception):
+    """Never retry this key until a watch event comes."""
+
+
+Mapper = Callable[[Any, Object], Iterable[Key]]
+"""(reconciler, changed object) -> keys to queue. Reads caches only."""
+
+Predicate = Callable[[Object | None, Object | None], bool]
+"""(old, new) -> does this change matter. New is None for a deletion, old for an addition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Which changes wake a controller: a kind, the keys a change maps to (default: the object's own), and a filter."""
+
+    kind: type[Object]
+    to: Mapper | None = None
+    when: Predicate | None = None
+
+
+class Context:
+    """What a pass is told. Nothing in it acts.
+
+    `now` is seconds since the Unix epoch, the same for the whole pass.
+    """
+
+    __slots__ = ("_until", "now")
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self._until: float | None = None
+
+    def reached(self, at: float) -> bool:
+        """Is it `at` (epoch seconds) or later? Use this for every deadline.
+
+        A pass that asked in vain is looked at afresh once that time has come, even if nothing else changed.
+        """
+        if self.now >= at:
+            return True
+        if self._until is None or at < self._until:
+            self._until = at
+        return False
+
+    @property
+    def unchanged_until(self) -> float | None:
+        """The earliest deadline this pass asked for in vain, or None."""
+        return self._until
+
+
+class Reconciler(Protocol):
+    """One controller's logic. `name` heads its metrics; `watches` is data that both runners read."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def watches(self) -> tuple[Watch, ...]: ...
+
+    def reconcile(self, ctx: Context, key: Key) -> Result: ...
+
+
+def owner_key(kind: type[Object]) -> Mapper:
+    """Maps an object to its controlling owner of this kind (controller-runtime's `Owns`)."""
+
+    def to(_: Any, obj: Object) -> Iterable[Key]:
+        for ref in obj.metadata.owner_references:
+            if ref.controller and ref.kind == kind.KIND:
+                return (Key(obj.metadata.namespace if kind.NAMESPACED else "", ref.name),)
+        return ()
+
+    return to
