@@ -84,12 +84,15 @@ class TwinEnvironment(simpy.Environment):
         """Seconds since the start."""
         return self._now / SECOND
 
-    def call_at(self, delay_ns: int, fn: Callable[..., object], *args: Any) -> Call:
-        """Call `fn(*args)` in `delay_ns` nanoseconds (0: later in this instant). Nothing is cheaper to schedule."""
+    def call_at(self, delay_ns: int, fn: Callable[..., object], *args: Any, priority: int = _NORMAL) -> Call:
+        """Call `fn(*args)` in `delay_ns` nanoseconds (0: later in this instant). Nothing is cheaper to schedule.
+
+        Within one instant lower priorities come first.
+        """
         if delay_ns < 0:
             raise ValueError(f"delay must not be negative (got {delay_ns} ns)")
         call = Call(fn, args)
-        heappush(self._queue, (self._now + delay_ns, _NORMAL, next(self._eid), call))
+        heappush(self._queue, (self._now + delay_ns, priority, next(self._eid), call))
         return call
 
     def operation(self, name: str, delay_ns: int, value: Any = None) -> Operation:

@@ -1,0 +1,135 @@
+"""The work queue of one controller, without a clock: times are integers (nanoseconds) that the caller passes in.
+
+Behaves as client-go's rate-limiting queue does under controller-runtime: a key is held once, a key that changes while
+it is worked on comes back when the pass ends, the earliest of several timers for a key stays, and errors back off per
+key (5 ms doubling to 1000 s) within a bucket shared by the controller (10 a second, burst 100).
+The same object serves the simulated runner and the threaded one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from twin.model.meta import Key
+
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BackOff:
+    """client-go's default controller rate limiter. Delays in ns."""
+
+    base_ns: int = 5_000_000
+    max_ns: int = 1000 * NS
+    bucket_qps: int = 10
+    bucket_burst: int = 100
+
+
+class WorkQueue:
+    """FIFO of ready keys (`line`) and timers that feed it."""
+
+    __slots__ = ("_backoff", "_bucket_at", "_failures", "_heap", "_rounds", "_seq", "due", "entered", "line")
+
+    def __init__(self, backoff: BackOff = BackOff()) -> None:
+        self.line: deque[Key] = deque()
+        self.entered: dict[Key, int] = {}
+        """Keys in the line, with the time each entered it."""
+        self.due: dict[Key, int] = {}
+        """Pending timer per key: the earliest asked for."""
+        self._rounds: dict[int, deque[tuple[int, int, Key]]] = {}
+        self._heap: list[tuple[int, int, Key]] = []
+        self._seq = 0
+        self._failures: dict[Key, int] = {}
+        self._backoff = backoff
+        self._bucket_at = -(10**30)
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def push(self, key: Key, now: int) -> bool:
+        """Put the key at the end of the line; False if it is in line already."""
+        if key in self.entered:
+            return False
+        self.entered[key] = now
+        self.line.append(key)
+        return True
+
+    def pop(self) -> tuple[Key, int]:
+        """The first key in line and the time it entered. Raises IndexError when the line is empty."""
+        key = self.line.popleft()
+        return key, self.entered.pop(key)
+
+    def push_after(self, key: Key, now: int, delay: int) -> int:
+        """Put the key in line at `now + delay`, unless an earlier timer is pending. Returns the timer in force."""
+        at = now + delay
+        pending = self.due.get(key)
+        if pending is not None and pending <= at:
+            return pending
+        self.due[key] = at
+        self._seq += 1
+        entry = (at, self._seq, key)
+        # Equal delays asked for in time order are sorted by themselves: a deque instead of a heap.
+        row = self._rounds.get(delay)
+        if row is None and len(self._rounds) < 4:
+            row = self._rounds[delay] = deque()
+        if row is not None and (not row or row[-1][0] <= at):
+            row.append(entry)
+        else:
+            heappush(self._heap, entry)
+        return at
+
+    def push_failed(self, key: Key, now: int) -> int:
+        """Put the key in line after its back-off. Returns the timer in force."""
+        n = self._failures.get(key, 0)
+        self._failures[key] = n + 1
+        b = self._backoff
+        delay = min(b.base_ns << n, b.max_ns) if n < 60 else b.max_ns
+        interval = NS // b.bucket_qps
+        self._bucket_at = max(self._bucket_at, now - b.bucket_burst * interval) + interval
+        return self.push_after(key, now, max(delay, self._bucket_at - now))
+
+    def forget(self, key: Key) -> None:
+        """The key's last pass succeeded: its back-off starts anew."""
+        self._failures.pop(key, None)
+
+    def failures(self, key: Key) -> int:
+        return self._failures.get(key, 0)
+
+    def next_due(self) -> int | None:
+        """When the next timer fires, or None."""
+        head = self._head()
+        return head[0][0] if head is not None else None
+
+    def mature(self, now: int) -> Iterator[Key]:
+        """Move every timer due at or before `now` into the line, in order of time; yields keys that entered it."""
+        while (head := self._head()) is not None and head[0][0] <= now:
+            (at, _, key), row = head
+            if row is None:
+                heappop(self._heap)
+            else:
+                row.popleft()
+            del self.due[key]
+            if self.push(key, at):
+                yield key
+
+    def drop_timer(self, key: Key) -> None:
+        """Forget a key's pending timer."""
+        self.due.pop(key, None)
+
+    def _head(self) -> tuple[tuple[int, int, Key], deque[tuple[int, int, Key]] | None] | None:
+        """The earliest live timer and the row it stands in (None: the heap). Drops superseded ones on the way."""
+        due, best, where = self.due, None, None
+        for row in self._rounds.values():
+            while row and due.get(row[0][2]) != row[0][0]:
+                row.popleft()
+            if row and (best is None or row[0] < best):
+                best, where = row[0], row
+        heap = self._heap
+        while heap and due.get(heap[0][2]) != heap[0][0]:
+            heappop(heap)
+        if heap and (best is None or heap[0] < best):
+            return heap[0], None
+        return (best, where) if best is not None else None

@@ -1,0 +1,350 @@
+"""Drives one controller's work queue in virtual time: pop, run the pass, hold the worker for what it cost.
+
+A poll that changes nothing costs nothing (HOUSE rule): a pass is a function of what it read, so a pass that wrote
+nothing is remembered with its cost and with everything it read. While none of that changes, later passes of the key
+are not run; the worker is still charged for them. They are replayed in a tight loop, in exact integer arithmetic, only
+when something that matters to this controller happens. `collapse=False` runs every pass as an event of its own; both
+give the same digest (tests/sim/test_runner.py).
+
+Order within one instant: everything that happens in the world comes first, then passes, controller by controller.
+"""
+
+from __future__ import annotations
+
+import traceback
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from typing import Any
+
+from twin.backends.base import ApiError, Crash
+from twin.model.meta import Key
+from twin.runtime.queue import NS, BackOff, WorkQueue
+from twin.runtime.reconcile import Context, Reconciler, Result, Terminal
+from twin.sim.clock import EPOCH, TwinEnvironment
+
+PASSES = 10
+"""SimPy priority of the first controller's passes; the world's own events run at 1 (SimPy's NORMAL)."""
+
+
+class Meter:
+    """What one controller's current pass costs, reads and does. Every simulated backend charges it."""
+
+    __slots__ = ("controller", "cost_ns", "effects", "on_effect", "reads")
+
+    def __init__(self, controller: str) -> None:
+        self.controller = controller
+        self.cost_ns = 0
+        self.effects = 0
+        self.reads: list[tuple[dict[Any, dict[Any, None]], Any]] = []
+        self.on_effect: Callable[[str, bool], None] | None = None
+        """Fault hook: called before (False) and after (True) every effect with what it is."""
+
+    def charge_ns(self, ns: int) -> None:
+        self.cost_ns += ns
+
+    def read(self, readers: dict[Any, dict[Any, None]], token: Any) -> None:
+        self.reads.append((readers, token))
+
+    def before(self, what: str) -> None:
+        """An effect is about to happen."""
+        self.effects += 1
+        if self.on_effect is not None:
+            self.on_effect(what, False)
+
+    def after(self, what: str) -> None:
+        if self.on_effect is not None:
+            self.on_effect(what, True)
+
+
+def touch(readers: dict[Any, dict[Any, None]], token: Any) -> None:
+    """What `token` names is about to read differently: passes that read it are not known unchanged any more."""
+    waiting = readers.pop(token, None)
+    if waiting:
+        for runner, key in waiting:
+            runner.stale(key)
+
+
+@dataclass(slots=True)
+class Stats:
+    """One controller's figures for the `reconciles` table. Times in ns of virtual time."""
+
+    run: int = 0
+    skipped: int = 0
+    busy_ns: int = 0
+    errors: int = 0
+    waits_ns: array[int] = field(default_factory=lambda: array("q"))
+
+
+class Runner:
+    """One controller: reconciler, queue, workers."""
+
+    def __init__(self, env: TwinEnvironment, reconciler: Reconciler, meter: Meter, *, index: int, workers: int = 1,
+                 collapse: bool = True, pass_ns: int = 0, backoff: BackOff = BackOff(),
+                 lower: tuple[Runner, ...] = (), on_crash: Callable[[], None] | None = None,
+                 on_pass: Callable[[Key, int, int, Result], None] | None = None,
+                 on_error: Callable[[Key, str], None] | None = None) -> None:
+        self.env = env
+        self.reconciler = reconciler
+        self.meter = meter
+        self.queue = WorkQueue(backoff)
+        self.stats = Stats()
+        self.stopped = False
+        self._priority = PASSES + index
+        self._lower = lower
+        self._collapse = collapse and workers == 1
+        self._pass_ns = pass_ns
+        self._on_crash = on_crash
+        self._on_pass = on_pass
+        self._on_error = on_error
+        self._free = [0] * workers
+        self._busy: dict[Key, int] = {}
+        self._redo: dict[Key, int] = {}
+        self._memo: dict[Key, tuple[int, int | None]] = {}
+        self._offsets: dict[Key, int] = {}
+        self._head_offset = 0
+        self._tail_offset = 0
+        self._real: list[tuple[int, int, Key]] = []
+        self._seq = 0
+        self._stale_due: list[tuple[int, Key]] = []
+        self._wake_at = -1
+
+    # --- what the world calls
+
+    def add(self, key: Key) -> None:
+        """A watch event maps to this key."""
+        if self.stopped:
+            return
+        now = self.env.now
+        self._replay(now - 1)
+        self._mature(now)
+        end = self._busy.get(key)
+        if end is not None and end > now:
+            self._redo[key] = end
+        else:
+            self._enter(key, now)
+        self._arm()
+
+    def stale(self, key: Key) -> None:
+        """Something this key's last pass read has changed."""
+        if key not in self._memo:
+            return
+        self._replay(self.env.now - 1)
+        if self._memo.pop(key, None) is None:
+            return
+        if key in self.queue.entered:
+            self._seq += 1
+            heappush(self._real, (self._offsets[key], self._seq, key))
+        due = self.queue.due.get(key)
+        if due is not None:
+            heappush(self._stale_due, (due, key))
+        self._arm()
+
+    def stop(self) -> None:
+        """The process ended: nothing of this controller runs any more."""
+        self._replay(self.env.now - 1)
+        self.stopped = True
+        self._memo.clear()
+
+    def settle(self) -> None:
+        """Account for the passes up to now (before reading `stats`)."""
+        self._replay(self.env.now - 1)
+
+    # --- the line
+
+    def _enter(self, key: Key, at: int) -> None:
+        if self.queue.push(key, at):
+            self._placed(key)
+
+    def _placed(self, key: Key) -> None:
+        """The key has just entered the line: note the work ahead of it."""
+        self._offsets[key] = self._tail_offset
+        memo = self._memo.get(key)
+        if memo is None:
+            self._seq += 1
+            heappush(self._real, (self._tail_offset, self._seq, key))
+        else:
+            self._tail_offset += memo[0]
+
+    def _mature(self, now: int) -> None:
+        for key in self.queue.mature(now):
+            end = self._busy.get(key)
+            at = self.queue.entered[key]
+            if end is not None and end > at:
+                # The timer fired while the key was being worked on: it comes back when that pass ends.
+                self.queue.line.pop()
+                del self.queue.entered[key]
+                self._redo[key] = end
+            else:
+                self._placed(key)
+
+    def _replay(self, limit: int) -> None:
+        """Pass over everything known unchanged that starts at or before `limit`; stop at a pass that must really run."""
+        queue, free, memos, stats = self.queue, self._free, self._memo, self.stats
+        line, entered = queue.line, queue.entered
+        while True:
+            if self._redo:
+                self._come_back(limit)
+            if not line:
+                due = queue.next_due()
+                if due is None or due > limit:
+                    return
+                self._mature(due)
+                continue
+            key = line[0]
+            start = entered[key]
+            if free[0] > start:
+                start = free[0]
+            if start > limit:
+                return
+            memo = memos.get(key)
+            if memo is None:
+                if start < self.env.now:
+                    raise AssertionError(f"{self.reconciler.name} {key}: pass due at {start} ns met at {self.env.now} ns")
+                return
+            queue.pop()
+            cost, again = memo
+            self._left(key, cost)
+            end = start + cost
+            free[0] = end
+            stats.skipped += 1
+            stats.busy_ns += cost
+            self._busy = {key: end}
+            if again is not None:
+                queue.push_after(key, end, again)
+
+    def _left(self, key: Key, cost: int) -> None:
+        offset = self._offsets.pop(key)
+        self._head_offset = offset + cost
+
+    def _come_back(self, now: int) -> None:
+        """Keys that changed while they were worked on re-enter when their pass ends."""
+        for key, end in sorted(self._redo.items(), key=lambda item: item[1]):
+            if end <= now:
+                del self._redo[key]
+                self._mature(end)
+                self._enter(key, end)
+
+    # --- waking
+
+    def _arm(self) -> None:
+        """Wake when the next pass that must really run starts, or when it can be known."""
+        queue, at = self.queue, None
+        real = self._real
+        while real and self._offsets.get(real[0][2]) != real[0][0]:
+            heappop(real)
+        if real:
+            if len(self._free) == 1:
+                # What stands ahead is all known work, so the start is a sum.
+                base = max(self._free[0], queue.entered[queue.line[0]])
+                at = base + real[0][0] - self._head_offset
+            else:
+                at = max(self._free[0], queue.entered[queue.line[0]])
+        if self._redo:
+            first = min(self._redo.values())
+            at = first if at is None or first < at else at
+        stale = self._stale_due
+        while stale and (queue.due.get(stale[0][1]) != stale[0][0] or stale[0][1] in self._memo):
+            heappop(stale)
+        if stale and (at is None or stale[0][0] < at):
+            at = stale[0][0]
+        if at is None:
+            return
+        now = self.env.now
+        at = max(at, now)
+        if self._wake_at < now or at < self._wake_at:
+            self._wake_at = at
+            self.env.call_at(at - now, self._wake, at, priority=self._priority)
+
+    def _wake(self, at: int) -> None:
+        if self.stopped:
+            return
+        if self._wake_at == at:
+            self._wake_at = -1
+        for other in self._lower:
+            other.settle_through(at)
+        self._mature(at)
+        self._replay(at)
+        line = self.queue.line
+        if line and max(self._free[0], self.queue.entered[line[0]]) <= at:
+            key, entered = self.queue.pop()
+            self._left(key, 0)
+            self.stats.waits_ns.append(at - entered)
+            self._run(key, at)
+        self._arm()
+
+    def settle_through(self, now: int) -> None:
+        """Passes of this controller that start now come before those of the controllers after it."""
+        if self._collapse and not self.stopped:
+            self._replay(now)
+
+    # --- one pass
+
+    def _run(self, key: Key, now: int) -> None:
+        meter = self.meter
+        meter.cost_ns = self._pass_ns
+        meter.effects = 0
+        meter.reads.clear()
+        ctx = Context(EPOCH + now / NS)
+        try:
+            result = self.reconciler.reconcile(ctx, key)
+        except Crash:
+            if self._on_crash is not None:
+                self._on_crash()
+            return
+        except Terminal as error:
+            result = Result()
+            self._error(key, str(error))
+        except ApiError as error:
+            result = Result(error=str(error))
+        except Exception:
+            raise RuntimeError(f"{self.reconciler.name} {key} at {now / NS:.3f} s:\n{traceback.format_exc()}") from None
+        cost = meter.cost_ns
+        end = now + cost
+        self._free[0] = end
+        if len(self._free) > 1:
+            heapify(self._free)
+        busy = self._busy
+        for done in [k for k, e in busy.items() if e <= now]:
+            del busy[done]
+        busy[key] = end
+        stats = self.stats
+        stats.run += 1
+        stats.busy_ns += cost
+        queue = self.queue
+        if result.error:
+            stats.errors += 1
+            self._error(key, result.error)
+            heappush(self._stale_due, (queue.push_failed(key, end), key))
+        else:
+            queue.forget(key)
+            again = None if result.requeue_after_s is None else round(result.requeue_after_s * NS)
+            if self._collapse and not meter.effects:
+                self._remember(key, cost, again, ctx)
+            if again is not None:
+                due = queue.push_after(key, end, again)
+                if key not in self._memo:
+                    heappush(self._stale_due, (due, key))
+            elif key in queue.due and key not in self._memo:
+                heappush(self._stale_due, (queue.due[key], key))
+        if self._on_pass is not None:
+            self._on_pass(key, now, end, result)
+
+    def _remember(self, key: Key, cost: int, again: int | None, ctx: Context) -> None:
+        me = (self, key)
+        for readers, token in self.meter.reads:
+            waiting = readers.get(token)
+            if waiting is None:
+                readers[token] = {me: None}
+            else:
+                waiting[me] = None
+        self._memo[key] = (cost, again)
+        until = ctx.unchanged_until
+        if until is not None:
+            at = round((until - EPOCH) * NS)
+            self.env.call_at(max(at - self.env.now, 0), self.stale, key)
+
+    def _error(self, key: Key, message: str) -> None:
+        if self._on_error is not None:
+            self._on_error(key, message)
