@@ -319,6 +319,10 @@ class Trace:
                 *(PhaseRow(dpu, phase, start_s, max(start_s, end_s), "open", attempt)
                   for dpu, (phase, start_s, attempt) in self._in_phase.items())]
 
+    def phase_now(self) -> dict[str, str]:
+        """The phase of every DPU object that exists, in the order DPUs first got one."""
+        return {dpu: phase for dpu, (phase, _, _) in self._in_phase.items()}
+
     def outages(self, end_s: float) -> list[SpanRow]:
         return [*self._outages, *_open_spans(self._open_outages, end_s)]
 
