@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from twin.model.meta import Key, Object
+
+if TYPE_CHECKING:
+    from twin.runtime.memory import Memory
 
 T = TypeVar("T", bound=Object)
 
@@ -122,20 +125,13 @@ class Operation:
 # --- the API server
 
 
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """Which objects a list returns. Labels are equalities; `where` is a full LabelSelector check."""
-
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
 class KubeReader(Protocol):
     """`get` and `list` read the informer cache (possibly stale, free); `read_live` asks the API server."""
 
     def get(self, kind: type[T], key: Key) -> T | None: ...
 
     def list(self, kind: type[T], namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Sequence[T]:
-        """All cached objects of the kind (in this namespace) that carry all these labels, in key order."""
+        """All cached objects of the kind (in this namespace) that carry all these labels, in a stable order."""
         ...
 
     def view(self, view: type[V], token: Hashable) -> V:
@@ -298,3 +294,39 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> Operation: ...
+
+
+# --- what a controller is made of
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The flags of upstream's managers and the facts of an installation (provisioning.md 9.1, 11)."""
+
+    namespace: str = "dpf-operator-system"
+    install_interface: str = "gNOI"
+    dms_pod_timeout_s: float = 300.0
+    cloud_init_s: float = 90.0
+    client_secret: str = "dpf-provisioning-client-secret"
+    dms_image: str = "dms:v25.4"
+    seed: int = 0
+    """Feeds the orders that are random upstream (Go map iteration), so that a run can be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """All worlds one controller may need. A factory takes what it uses: `DpuReconciler.make(backends)`.
+
+    `kube` is for reconcile passes, `background` for background tasks (same API server, no pass to charge).
+    """
+
+    kube: KubeApi
+    background: KubeApi
+    clusters: KubeClusters
+    dms: Dms
+    agent: HostAgent
+    volume: BfbVolume
+    memory: Memory
+    clock: Clock
+    policies: frozenset[str] = frozenset()
+    settings: Settings = Settings()

@@ -58,6 +58,29 @@ class Meter:
             self.on_effect(what, True)
 
 
+class _Unread(list[tuple[dict[Any, dict[Any, None]], Any]]):
+    def append(self, item: tuple[dict[Any, dict[Any, None]], Any], /) -> None:
+        pass
+
+
+class BackgroundMeter(Meter):
+    """For background tasks: nobody waits for them, so nothing is charged and nothing they read is remembered."""
+
+    __slots__ = ()
+
+    def __init__(self, controller: str) -> None:
+        super().__init__(controller)
+        self.reads = _Unread()
+
+    @property
+    def cost_ns(self) -> int:  # type: ignore[override]
+        return 0
+
+    @cost_ns.setter
+    def cost_ns(self, value: int) -> None:
+        pass
+
+
 def touch(readers: dict[Any, dict[Any, None]], token: Any) -> None:
     """What `token` names is about to read differently: passes that read it are not known unchanged any more."""
     waiting = readers.pop(token, None)

@@ -1,0 +1,333 @@
+"""How one controller process reaches a simulated API server: informer caches, costs, rate limit.
+
+A process (a controller manager, an actor) has one `Cache` per cluster; each of its controllers has a `SimKube` of its
+own that charges that controller's meter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+from twin.backends.base import ApiError, Unavailable, View
+from twin.model.core import Event, ObjectReference
+from twin.model.kinds import to_manifest
+from twin.model.meta import Key, Object, ObjectMeta, format_time, replace
+from twin.runtime.reconcile import Reconciler, Watch
+from twin.sim.clock import EPOCH, SECOND
+from twin.sim.kube import ApiServer, Resource
+from twin.sim.runner import Meter, Runner, touch
+
+T = TypeVar("T", bound=Object)
+V = TypeVar("V", bound=View)
+
+
+class Informer:
+    """The cached objects of one kind."""
+
+    __slots__ = ("by_label", "objects", "readers", "views", "watchers")
+
+    def __init__(self, objects: dict[Key, Object]) -> None:
+        self.objects = objects
+        self.readers: dict[Any, dict[Any, None]] = {}
+        """Tokens: a key, None (a list of all), or (label, value)."""
+        self.by_label: dict[str, dict[str, dict[Key, Object]]] = {}
+        self.watchers: list[tuple[Runner, Reconciler, Watch]] = []
+        self.views: list[View] = []
+
+    def labelled(self, label: str, value: str) -> dict[Key, Object]:
+        index = self.by_label.get(label)
+        if index is None:
+            index = self.by_label[label] = {}
+            for key, obj in self.objects.items():
+                v = obj.metadata.labels.get(label)
+                if v is not None:
+                    index.setdefault(v, {})[key] = obj
+        return index.get(value, {})
+
+
+class Cache:
+    """A process's informers on one cluster. An informer starts, synced, when its kind is first asked for."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.connected = True
+        self.view_readers: dict[Any, dict[Any, None]] = {}
+        self._informers: dict[Resource, Informer] = {}
+        self._views: dict[type, View] = {}
+        server.attach(self)
+
+    def informer(self, kind: Resource) -> Informer:
+        found = self._informers.get(kind)
+        if found is None:
+            found = self._informers[kind] = Informer(dict(self.server.table(kind)))
+        return found
+
+    def watch(self, runner: Runner, reconciler: Reconciler, watch: Watch) -> None:
+        """Wake this controller from now on, and once for every object there is."""
+        informer = self.informer(watch.kind)
+        informer.watchers.append((runner, reconciler, watch))
+        for obj in list(informer.objects.values()):
+            _wake(runner, reconciler, watch, None, obj)
+
+    def view(self, view: type[V]) -> V:
+        found = self._views.get(view)
+        if found is None:
+            found = self._views[view] = view()
+            for kind in found.kinds:
+                informer = self.informer(kind)
+                informer.views.append(found)
+                for obj in informer.objects.values():
+                    found.observe(None, obj)
+        return cast(V, found)
+
+    def receive(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
+        """A watch event. Versions older than the cached one are late and dropped."""
+        informer = self._informers.get(resource)
+        if informer is None or not self.connected:
+            return
+        self._change(informer, key, new, last)
+
+    def resync(self) -> None:
+        """The periodic resync: every watched object wakes its controllers again."""
+        for informer in list(self._informers.values()):
+            if informer.watchers:
+                for obj in list(informer.objects.values()):
+                    for runner, reconciler, watch in informer.watchers:
+                        _wake(runner, reconciler, watch, obj, obj)
+
+    def relist(self) -> None:
+        """The watch was lost: list again and deliver the difference, as a reflector does."""
+        self.connected = True
+        for resource, informer in list(self._informers.items()):
+            table = self.server.table(resource)
+            for key, old in list(informer.objects.items()):
+                if key not in table:
+                    self._change(informer, key, None, old)
+            for key, obj in list(table.items()):
+                if informer.objects.get(key) is not obj:
+                    self._change(informer, key, obj, obj)
+
+    def close(self) -> None:
+        """The process ended."""
+        self.connected = False
+        self.server.detach(self)
+        self._informers.clear()
+
+    def _change(self, informer: Informer, key: Key, new: Object | None, last: Object) -> None:
+        objects = informer.objects
+        old = objects.get(key)
+        if old is not None:
+            if int(old.metadata.resource_version) >= int(last.metadata.resource_version) and new is not None:
+                return
+            if new is None and old.metadata.uid != last.metadata.uid:
+                return
+        elif new is None:
+            return
+        elif (stored := self.server.table(type(new) if new.KIND else _resource(new)).get(key)) is None or (
+                stored.metadata.uid != new.metadata.uid):
+            return
+        readers = informer.readers
+        if readers:
+            touch(readers, key)
+            touch(readers, None)
+        if new is None:
+            del objects[key]
+        else:
+            objects[key] = new
+        if informer.by_label:
+            self._reindex(informer, key, old, new)
+        for view in informer.views:
+            for token in view.observe(old, new):
+                touch(self.view_readers, token)
+        for runner, reconciler, watch in informer.watchers:
+            _wake(runner, reconciler, watch, old, new)
+
+    def _reindex(self, informer: Informer, key: Key, old: Object | None, new: Object | None) -> None:
+        for label, index in informer.by_label.items():
+            was = old.metadata.labels.get(label) if old is not None else None
+            now = new.metadata.labels.get(label) if new is not None else None
+            if was is not None:
+                touch(informer.readers, (label, was))
+                if was != now:
+                    index[was].pop(key, None)
+            if now is not None and new is not None:
+                if was != now:
+                    touch(informer.readers, (label, now))
+                index.setdefault(now, {})[key] = new
+
+
+def _resource(obj: Object) -> Resource:
+    from twin.sim.kube import resource_of
+    return resource_of(obj)
+
+
+def _wake(runner: Runner, reconciler: Reconciler, watch: Watch, old: Object | None, new: Object | None) -> None:
+    if watch.when is not None and not watch.when(old, new):
+        return
+    if watch.to is None:
+        obj = new if new is not None else old
+        assert obj is not None
+        runner.add(obj.key)
+        return
+    if new is not None:
+        for key in watch.to(reconciler, new):
+            runner.add(key)
+    if old is not None and old is not new:
+        for key in watch.to(reconciler, old):
+            runner.add(key)
+
+
+class RateLimit:
+    """client-go's token bucket, shared by a process's requests: `wait_ns(now)` reserves one and says how long to wait."""
+
+    __slots__ = ("_burst_ns", "_interval_ns", "_next")
+
+    def __init__(self, qps: float, burst: int) -> None:
+        self._interval_ns = round(SECOND / qps) if qps > 0 else 0
+        self._burst_ns = self._interval_ns * burst
+        self._next = -(10**30)
+
+    def wait_ns(self, now: int) -> int:
+        if not self._interval_ns:
+            return 0
+        self._next = max(self._next, now - self._burst_ns) + self._interval_ns
+        return max(0, self._next - now)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCosts:
+    """What requests cost their caller, in ns. `list_object_ns` is the processor time a cached list spends per object."""
+
+    read_ns: int = 0
+    write_ns: int = 0
+    list_object_ns: int = 0
+    refused_ns: int = 0
+
+
+class SimKube:
+    """`twin.backends.base.KubeApi` for one controller."""
+
+    def __init__(self, cache: Cache, meter: Meter, costs: ApiCosts = ApiCosts(), limit: RateLimit | None = None) -> None:
+        self._cache = cache
+        self._server = cache.server
+        self._meter = meter
+        self._costs = costs
+        self._limit = limit
+
+    # --- reads
+
+    def get(self, kind: type[T], key: Key) -> T | None:
+        informer = self._cache.informer(kind)
+        self._meter.reads.append((informer.readers, key))
+        return cast("T | None", informer.objects.get(key))
+
+    def list(self, kind: type[T], namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Sequence[T]:
+        informer = self._cache.informer(kind)
+        if labels:
+            label, value = next(iter(labels.items()))
+            pool = informer.labelled(label, value)
+            self._meter.reads.append((informer.readers, (label, value)))
+        else:
+            pool = informer.objects
+            self._meter.reads.append((informer.readers, None))
+        self._meter.cost_ns += self._costs.list_object_ns * len(pool)
+        found = [o for k, o in pool.items() if namespace is None or k.namespace == namespace]
+        if labels and len(labels) > 1:
+            found = [o for o in found if all(o.metadata.labels.get(k) == v for k, v in labels.items())]
+        return cast("list[T]", found)
+
+    def view(self, view: type[V], token: Hashable) -> V:
+        self._meter.reads.append((self._cache.view_readers, token))
+        return self._cache.view(view)
+
+    def read_live(self, kind: type[T], key: Key) -> T:
+        self._meter.reads.append((self._server.readers, (kind, key)))
+        self._request("Get", kind, key, self._costs.read_ns)
+        return self._server.get(kind, key)
+
+    def list_live(self, kind: type[T], namespace: str | None = None,
+                  labels: Mapping[str, str] | None = None) -> Sequence[T]:
+        self._meter.reads.append((self._server.readers, kind))
+        self._request("Get", kind, Key(namespace or "", ""), self._costs.read_ns)
+        return [cast(T, o) for k, o in self._server.table(kind).items()
+                if (namespace is None or k.namespace == namespace)
+                and all(o.metadata.labels.get(a) == b for a, b in (labels or {}).items())]
+
+    # --- writes
+
+    def create(self, obj: T) -> T:
+        return cast(T, self._write("create", "Post", obj, lambda by, at: self._server.create(obj, by, at)))
+
+    def update(self, obj: T) -> T:
+        return cast(T, self._write("update", "Put", obj, lambda by, at: self._server.update(obj, by, at)))
+
+    def update_status(self, obj: T) -> T:
+        return cast(T, self._write("status", "Put", obj, lambda by, at: self._server.update(
+            obj, by, at, status=True, verb="status")))
+
+    def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], *, status: bool = False,
+              resource_version: str = "") -> T:
+        return cast(T, self._write("patch", "Patch", (kind, key), lambda by, at: self._server.patch(
+            kind, key, merge, by, at, status=status, resource_version=resource_version)))
+
+    def apply(self, manifest: Mapping[str, Any], manager: str, *, force: bool = False) -> Object:
+        return cast(Object, self._write("apply", "Patch", manifest, lambda by, at: self._server.apply(
+            manifest, manager, by, at, force=force)))
+
+    def delete(self, kind: type[T], key: Key, *, propagation: str = "Background", uid: str = "") -> None:
+        self._write("delete", "Delete", (kind, key), lambda by, at: self._server.delete(
+            kind, key, by, at, propagation=propagation, uid=uid))
+
+    def event(self, about: Object, type_: str, reason: str, message: str) -> None:
+        # Recorders send from a background queue: the pass pays nothing.
+        self._server.record_event(about, type_, reason, message, self._meter.controller,
+                                  self._server.env.now + self._meter.cost_ns)
+
+    # --- inside
+
+    def _write(self, verb: str, method: str, what: Any, do: Any) -> Any:
+        meter = self._meter
+        meter.before(verb)
+        server = self._server
+        cost = self._costs.write_ns
+        if self._limit is not None:
+            cost += self._limit.wait_ns(server.env.now + meter.cost_ns)
+        meter.cost_ns += cost + server.busy_ns(server.env.now + meter.cost_ns + cost)
+        if server.down:
+            self._refuse(method, what)
+        result = do(meter.controller, server.env.now + meter.cost_ns)
+        if meter.on_effect is not None:
+            meter.after(verb)
+        return result
+
+    def _request(self, method: str, kind: type[Object], key: Key, cost: int) -> None:
+        meter = self._meter
+        meter.reads.append((self._server.readers, "up"))
+        if self._limit is not None:
+            cost += self._limit.wait_ns(self._server.env.now + meter.cost_ns)
+        meter.cost_ns += self._server.slowed(cost)
+        if self._server.down:
+            self._refuse(method, (kind, key))
+
+    def _refuse(self, method: str, what: Any) -> None:
+        self._meter.cost_ns += self._costs.refused_ns
+        url = self._server.url
+        raise Unavailable(f'{method} "{url}{_path(what)}": dial tcp {url.removeprefix("https://")}: '
+                          "connect: connection refused")
+
+
+def _path(what: Any) -> str:
+    if isinstance(what, tuple):
+        kind, key = what
+    elif isinstance(what, Object):
+        kind, key = type(what), what.key
+    else:
+        return ""
+    root = f"/apis/{kind.GROUP}/{kind.VERSION}" if kind.GROUP else f"/api/{kind.VERSION}"
+    space = f"/namespaces/{key.namespace}" if key.namespace else ""
+    return f"{root}{space}/{kind.PLURAL}" + (f"/{key.name}" if key.name else "")
+
+
+_ = (ApiError, Event, ObjectReference, to_manifest, ObjectMeta, format_time, replace, EPOCH)
