@@ -3,9 +3,9 @@
 A flow crosses a path of links and runs at the least of `capacity / flows` over them and of its own cap. What a flow
 leaves unused on a link is not given to the others; this keeps one number per link and errs on the slow side.
 
-Cost. Flows with the same path and cap form a bundle. Whatever limits a bundle, a link's share or its cap, is its clock:
-a counter of the bytes that one flow has moved since the clock started. A change of a link's share then costs nothing per
-flow or bundle that keeps its clock, and an arrival or departure on a single link is O(log flows).
+Cost. Flows with the same path and cap form a bundle. Whatever limits a bundle, a link's share or its cap, is its
+clock: a counter of the bytes that one flow has moved since the clock started. A change of a link's share then costs
+nothing per flow or bundle that keeps its clock, and an arrival or departure on a single link is O(log flows).
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Clock:
         self.wake_at = 0
 
     def advance(self, now: int) -> float:
-        if now != self.since:
+        """Bytes per flow until now. An idle clock starts again from 0, which keeps its numbers small and exact."""
+        if not self.bound:
+            self.moved, self.since = 0.0, now
+        elif now != self.since:
             self.moved += self.rate * (now - self.since)
             self.since = now
         return self.moved
@@ -275,11 +278,12 @@ class Links:
         """End every flow of this clock whose bytes are through, to the nearest nanosecond."""
         now = self._env.now
         clock.wake = None
-        through = clock.advance(now) + clock.rate
+        moved = clock.advance(now)
+        through = moved + clock.rate + 4e-16 * moved  # a nanosecond's worth, and what a float cannot tell
         done: list[Flow] = []
         heap = clock.heap
         while heap and heap[0][0] <= through:
-            end, _, bundle = heappop(heap)
+            bundle = heappop(heap)[2]
             if bundle.clock is not clock:
                 continue
             flows, limit = bundle.heap, through + bundle.offset
