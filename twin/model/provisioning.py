@@ -1,17 +1,29 @@
 """The seven kinds of `provisioning.dpu.nvidia.com/v1alpha1` as DPF v25.4 has them (provisioning.md 1).
 
-`None` means absent; defaults that the CRD fills in are not attribute defaults here but live in the schema
-(`twin.model.schema`), because the API server, not the reader, applies them.
+`None` means absent. What the API server enforces or fills in stands in the `Rule`s: the server, not the reader, applies
+it, so a CRD default is not an attribute default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import field
 
 from twin.model.meta import Conditions, Object, Part
+from twin.model.rules import (
+    AGE_COLUMN,
+    ATOMIC_LIST,
+    IMMUTABLE,
+    PHASE_COLUMN,
+    QUANTITY,
+    READY_COLUMN,
+    Cel,
+    Column,
+    Rule,
+    immutable,
+)
 
 GROUP: Final = "provisioning.dpu.nvidia.com"
 
@@ -41,6 +53,13 @@ PHASES: Final = (
     Phase.HOST_NETWORK_CONFIGURATION, Phase.DPU_CLUSTER_CONFIG, Phase.READY, Phase.ERROR, Phase.DELETING,
 )
 
+# The order of the CRD's enum, which its error text repeats; not the order of a DPU's life.
+PHASE_ENUM: Final = (
+    Phase.INITIALIZING, Phase.NODE_EFFECT, Phase.PENDING, Phase.CONFIG_FW_PARAMETERS, Phase.PREPARE_BFB,
+    Phase.OS_INSTALLING, Phase.DPU_CLUSTER_CONFIG, Phase.HOST_NETWORK_CONFIGURATION, Phase.READY, Phase.ERROR,
+    Phase.DELETING, Phase.REBOOTING, Phase.INITIALIZE_INTERFACE, Phase.CHECKING_HOST_REBOOT_REQUIRED,
+)
+
 
 class _Provisioning(Object):
     GROUP: ClassVar[str] = GROUP
@@ -49,16 +68,33 @@ class _Provisioning(Object):
 
 # --- shared parts
 
+PCI_PATTERN: Final = "^([0-9a-fA-F]{4}[-])?[0-9a-fA-F]{2}[-][0-9a-fA-F]{2}$"
+INSTALL_INTERFACE: Final = Rule(enum=("gNOI", "redfish"))
+OPERATION: Final = Rule(enum=("override", "append"))
+KUBECONFIG: Final = Rule(cel=(Cel("oldSelf == '' || self == oldSelf", "kubeconfig is immutable"),))
+Value = Annotated[str, Rule(cel=(IMMUTABLE,))]
+Quantities = Mapping[str, Annotated[str | int | float, QUANTITY]]
+
+
+def one_of(*fields: str) -> str:
+    """CEL: exactly one of these keys is present."""
+    return " + ".join(f"(has(self.{f}) ? 1 : 0)" for f in fields) + " == 1"
+
 
 class Taint(Part):
     key: str
     effect: str
     value: str = ""
-    time_added: str = ""
+    time_added: Annotated[str, Rule(format="date-time")] = ""
 
 
 class NodeEffect(Part):
     """Exactly one field is present (provisioning.md 1.8). Presence counts, not truth."""
+
+    RULE: ClassVar[Rule] = Rule(cel=(Cel(
+        one_of("taint", "noEffect", "drain", "customLabel", "customAction", "hold"),
+        "only one of taint, noEffect, drain, customLabel, customAction, hold can be set",
+    ),))
 
     taint: Taint | None = None
     no_effect: bool | None = None
@@ -68,34 +104,42 @@ class NodeEffect(Part):
     hold: bool | None = None
 
 
+DRAIN: Final = Rule(default={"drain": True})
+
+
 class LabelSelectorRequirement(Part):
     key: str
     operator: str
-    values: tuple[str, ...] = ()
+    values: Annotated[tuple[str, ...], ATOMIC_LIST] = ()
 
 
 class LabelSelector(Part):
+    RULE: ClassVar[Rule] = Rule(map_type="atomic")
+
     match_labels: Mapping[str, str] = {}
-    match_expressions: tuple[LabelSelectorRequirement, ...] = ()
+    match_expressions: Annotated[tuple[LabelSelectorRequirement, ...], ATOMIC_LIST] = ()
 
 
 # --- BFB (1.1)
 
 
 class BfbSpec(Part):
-    url: str = ""
-    file_name: str | None = None
+    url: Annotated[str, Rule(required=True, pattern=r"^(http|https)://.+\.bfb$", cel=(IMMUTABLE,))] = ""
+    file_name: Annotated[str | None, Rule(pattern=r"^[A-Za-z0-9\_\-\.]+\.bfb$", cel=(IMMUTABLE,))] = None
 
 
 class BfbVersions(Part):
-    bsp: str = ""
-    doca: str = ""
-    uefi: str = ""
-    atf: str = ""
+    bsp: Annotated[str, Rule(cel=(immutable("BSP version"),))] = ""
+    doca: Annotated[str, Rule(cel=(immutable("DOCA version"),))] = ""
+    uefi: Annotated[str, Rule(cel=(immutable("UEFI version"),))] = ""
+    atf: Annotated[str, Rule(cel=(immutable("ATF version"),))] = ""
+
+
+BFB_PHASES: Final = ("Initializing", "Downloading", "Ready", "Deleting", "Error")
 
 
 class BfbStatus(Part):
-    phase: str = "Initializing"
+    phase: Annotated[str, Rule(required=True, default="Initializing", enum=BFB_PHASES)] = "Initializing"
     file_name: str = ""
     versions: BfbVersions | None = None
 
@@ -105,8 +149,8 @@ class Bfb(_Provisioning):
     PLURAL: ClassVar[str] = "bfbs"
     HAS_STATUS: ClassVar[bool] = True
 
-    spec: BfbSpec | None = None
-    status: BfbStatus | None = None
+    spec: Annotated[BfbSpec | None, Rule(sent=True)] = None
+    status: Annotated[BfbStatus | None, Rule(default={"phase": "Initializing"})] = None
 
 
 # --- DPU (1.2)
@@ -115,20 +159,20 @@ class Bfb(_Provisioning):
 class DpuClusterRef(Part):
     """`DPU.spec.cluster`: empty name = not allocated yet."""
 
-    name: str = ""
-    namespace: str = ""
+    name: Value = ""
+    namespace: Value = ""
     node_labels: Mapping[str, str] = {}
 
 
 class DpuSpec(Part):
-    dpu_node_name: str
-    dpu_device_name: str
+    dpu_node_name: Value
+    dpu_device_name: Annotated[str, Rule(min_length=1, cel=(IMMUTABLE,))]
     bfb: str
-    pci_address: str | None = None
-    node_effect: NodeEffect | None = None
+    pci_address: Annotated[str | None, Rule(pattern=PCI_PATTERN, cel=(IMMUTABLE,))] = None
+    node_effect: Annotated[NodeEffect | None, DRAIN] = None
     cluster: DpuClusterRef = DpuClusterRef()
     dpu_flavor: str = ""
-    bmc_ip: str = field(name="bmcIP", default="")
+    bmc_ip: Value = field(name="bmcIP", default="")
 
 
 class NodeAddress(Part):
@@ -143,7 +187,7 @@ class Firmware(Part):
 
 
 class DpuStatus(Part):
-    phase: str = Phase.INITIALIZING
+    phase: Annotated[str, Rule(required=True, default=Phase.INITIALIZING, enum=PHASE_ENUM)] = Phase.INITIALIZING
     conditions: Conditions = ()
     bfb_file: str = ""
     bf_cfg_file: str = field(name="bfCFGFile", default="")
@@ -152,16 +196,18 @@ class DpuStatus(Part):
     required_reset: bool | None = None
     firmware: Firmware | None = None
     addresses: tuple[NodeAddress, ...] = ()
-    dpu_install_interface: str = ""
+    dpu_install_interface: Annotated[str, INSTALL_INTERFACE] = ""
 
 
 class Dpu(_Provisioning):
     KIND: ClassVar[str] = "DPU"
     PLURAL: ClassVar[str] = "dpus"
     HAS_STATUS: ClassVar[bool] = True
+    COLUMNS: ClassVar[tuple[Column, ...]] = (READY_COLUMN, PHASE_COLUMN, AGE_COLUMN)
 
-    spec: DpuSpec
-    status: DpuStatus | None = None
+    # The CRD does not require spec; a DPU without one is stored and useless.
+    spec: DpuSpec = DpuSpec(dpu_node_name="", dpu_device_name="", bfb="")
+    status: Annotated[DpuStatus | None, Rule(default={"phase": Phase.INITIALIZING})] = None
 
 
 # --- DPUCluster (1.3)
@@ -169,8 +215,8 @@ class Dpu(_Provisioning):
 
 class Keepalived(Part):
     vip: str
-    virtual_router_id: int = field(name="virtualRouterID")
-    interface: str
+    virtual_router_id: Annotated[int, Rule(minimum=1, maximum=255)] = field(name="virtualRouterID")
+    interface: Annotated[str, Rule(min_length=1)]
     node_selector: Mapping[str, str] = {}
 
 
@@ -179,15 +225,18 @@ class ClusterEndpoint(Part):
 
 
 class DpuClusterSpec(Part):
-    type: str
-    version: str = ""
-    max_nodes: int | None = None
-    kubeconfig: str = ""
+    type: Annotated[str, Rule(pattern="kamaji|static|[^/]+/.*")]  # upstream: not anchored, `mystatic2` passes (1.3)
+    version: Annotated[str, Rule(required=True)] = ""
+    max_nodes: Annotated[int | None, Rule(default=1000, minimum=1, maximum=1000)] = None
+    kubeconfig: Annotated[str, KUBECONFIG] = ""
     cluster_endpoint: ClusterEndpoint | None = None
 
 
+DPUCLUSTER_PHASES: Final = ("Pending", "Creating", "Ready", "NotReady", "Failed")
+
+
 class DpuClusterStatus(Part):
-    phase: str = "Pending"
+    phase: Annotated[str, Rule(required=True, default="Pending", enum=DPUCLUSTER_PHASES)] = "Pending"
     conditions: Conditions = ()
 
 
@@ -195,21 +244,27 @@ class DpuCluster(_Provisioning):
     KIND: ClassVar[str] = "DPUCluster"
     PLURAL: ClassVar[str] = "dpuclusters"
     HAS_STATUS: ClassVar[bool] = True
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        READY_COLUMN, PHASE_COLUMN, ("Type", ".spec.type", "string"), ("MaxNodes", ".spec.maxNodes", "integer"),
+        ("Version", ".spec.version", "string"), AGE_COLUMN,
+    )
 
     spec: DpuClusterSpec
-    status: DpuClusterStatus | None = None
+    status: Annotated[DpuClusterStatus | None, Rule(default={"phase": "Pending"})] = None
 
 
 # --- DPUDevice (1.4)
 
 
 class DpuDeviceSpec(Part):
-    pci_address: str | None = None
-    psid: str | None = None
-    opn: str | None = None
-    bmc_ip: str | None = None
-    number_of_pfs: int | None = field(name="numberOfPFs", default=None)
-    pf0_name: str | None = field(name="pf0Name", default=None)
+    pci_address: Annotated[str | None, Rule(pattern=PCI_PATTERN, cel=(immutable("PCI Address"),))] = None
+    psid: Annotated[str | None, Rule(pattern=r"^MT_\d{10}$", cel=(immutable("PSID"),))] = None
+    opn: Annotated[str | None, Rule(
+        pattern=r"^\d{3}-[A-Z0-9]{5}-[A-Z0-9]{4}-[A-Z0-9]{3}$", cel=(immutable("OPN"),))] = None
+    bmc_ip: Annotated[str | None, Rule(format="ipv4", cel=(immutable("BMC IP"),))] = None
+    number_of_pfs: Annotated[int | None, Rule(default=1, minimum=1, cel=(immutable("Number of PFs"),))] = field(
+        name="numberOfPFs", default=None)
+    pf0_name: Annotated[str | None, Rule(cel=(immutable("PF0 Name"),))] = field(name="pf0Name", default=None)
 
 
 class DpuDevice(_Provisioning):
@@ -242,7 +297,7 @@ class OvsConfig(Part):
 
 class ConfigFile(Part):
     path: str = ""
-    operation: str = ""
+    operation: Annotated[str, OPERATION] = ""
     raw: str = ""
     permissions: str = ""
 
@@ -252,6 +307,8 @@ class ContainerdConfig(Part):
 
 
 class DpuFlavorSpec(Part):
+    RULE: ClassVar[Rule] = Rule(cel=(immutable("DPUFlavor spec"),))
+
     grub: Grub | None = None
     sysctl: Sysctl | None = None
     nvconfig: tuple[NvConfig, ...] = ()
@@ -259,9 +316,9 @@ class DpuFlavorSpec(Part):
     bfcfg_parameters: tuple[str, ...] = ()
     config_files: tuple[ConfigFile, ...] = ()
     containerd_config: ContainerdConfig | None = None
-    dpu_resources: Mapping[str, str | int | float] | None = None
-    system_reserved_resources: Mapping[str, str | int | float] | None = None
-    dpu_mode: str = ""
+    dpu_resources: Quantities | None = None
+    system_reserved_resources: Quantities | None = None
+    dpu_mode: Annotated[str, Rule(enum=("dpu", "zero-trust", "nic"))] = ""
 
 
 class DpuFlavor(_Provisioning):
@@ -275,11 +332,14 @@ class DpuFlavor(_Provisioning):
 
 
 class ScriptReboot(Part):
-    name: str
+    name: Annotated[str, Rule(min_length=1)]
 
 
 class NodeRebootMethod(Part):
     """Exactly one of the three is present; the schema's default is `{gNOI: {}}`."""
+
+    RULE: ClassVar[Rule] = Rule(cel=(Cel(
+        one_of("gNOI", "external", "script"), "only one of gNOI, external, script can be set"),))
 
     gnoi: dict[str, Any] | None = field(name="gNOI", default=None)
     external: dict[str, Any] | None = None
@@ -287,24 +347,24 @@ class NodeRebootMethod(Part):
 
 
 class DmsAddress(Part):
-    ip: str
-    port: int
+    ip: Annotated[str, Rule(format="ipv4")]
+    port: Annotated[int, Rule(minimum=1)]
 
 
 class DpuRef(Part):
-    name: str
+    name: Annotated[str, Rule(min_length=1)]
 
 
 class DpuNodeSpec(Part):
-    node_reboot_method: NodeRebootMethod | None = None
+    node_reboot_method: Annotated[NodeRebootMethod | None, Rule(default={"gNOI": {}})] = None
     node_dms_address: DmsAddress | None = field(name="nodeDMSAddress", default=None)
     dpus: tuple[DpuRef, ...] = ()
 
 
 class DpuNodeStatus(Part):
     conditions: Conditions = ()
-    dpu_install_interface: str = ""
-    kube_node_ref: str | None = None
+    dpu_install_interface: Annotated[str, INSTALL_INTERFACE] = ""
+    kube_node_ref: Annotated[str | None, Rule(cel=(immutable("KubeNodeRef"),))] = None
 
 
 class DpuNode(_Provisioning):
@@ -324,7 +384,7 @@ class RollingUpdate(Part):
 
 
 class DpuSetStrategy(Part):
-    type: str = ""
+    type: Annotated[str, Rule(default="OnDelete", enum=("OnDelete", "RollingUpdate"))] = ""
     rolling_update: RollingUpdate | None = None
 
 
@@ -338,8 +398,8 @@ class TemplateCluster(Part):
 
 class DpuTemplateSpec(Part):
     bfb: BfbRef = BfbRef()
-    dpu_flavor: str = ""
-    node_effect: NodeEffect | None = None
+    dpu_flavor: Annotated[str, Rule(sent=True)] = ""
+    node_effect: Annotated[NodeEffect | None, DRAIN] = None
     cluster: TemplateCluster | None = None
 
 

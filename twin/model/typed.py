@@ -1,0 +1,238 @@
+"""The quick check of typed writes: what the schema still can refuse when the types are right, on what changed only.
+
+A run makes a million of these, so per class only the fields that can be wrong are kept, and identity ends the walk.
+Go's typed clients send required fields even when they are empty; so does this (`Rule.sent`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final, cast, get_args, get_origin
+
+import msgspec
+from msgspec.structs import FieldInfo, fields, replace
+
+from twin.model import fielderror as fe
+from twin.model.cel import broken
+from twin.model.fielderror import FieldError, Path
+from twin.model.meta import Condition, Object, Part
+from twin.model.rules import ABSENT, CONDITION, NONE, Cel, Rule
+from twin.model.schema import is_required, unwrap
+from twin.model.validation import Check, checks_of
+
+_EQUALITY: Final = "self==oldSelf"
+Deep = Callable[[Any, Any, Path, list[FieldError]], None]
+"""(value, old value or ABSENT, path, errors): look into a value."""
+
+
+class FieldCheck:
+    """What can be wrong with one attribute. `sent`: an empty value is checked too, as `zero`."""
+
+    __slots__ = ("attr", "checks", "deep", "empty", "name", "rules", "sent", "type", "zero")
+
+    def __init__(self, f: FieldInfo, bare: Any, rule: Rule, deep: Deep | None) -> None:
+        self.attr, self.name = f.name, f.encode_name
+        self.checks: tuple[Check, ...] = checks_of(rule.schema())
+        self.rules: tuple[Cel, ...] = rule.cel
+        self.deep = deep
+        self.sent = rule.sent or is_required(f)
+        self.empty: Any = None if f.default is msgspec.NODEFAULT else f.default
+        self.type = {str: "string", int: "integer", bool: "boolean"}.get(bare, "object")
+        is_part = isinstance(bare, type) and issubclass(bare, Part)
+        self.zero: Any = bare() if is_part and self.sent and self.empty is None else self.empty
+
+    def look(self, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+        """Check this changed value."""
+        if value is None or value == self.empty:
+            if not self.sent:
+                return
+            value = self.zero
+        where = (*path, self.name)
+        for check in self.checks:
+            if error := check(value, where):
+                errors.append(error)
+        if self.rules:
+            _rules(self, value, ABSENT if old is None or old == self.empty else old, where, errors)
+        if self.deep is not None:
+            self.deep(value, old, where, errors)
+
+
+def _rules(f: FieldCheck, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+    for rule in f.rules:
+        if rule.transition and old is ABSENT:
+            continue
+        if rule.rule.replace(" ", "") == _EQUALITY:
+            text = "" if value == old else rule.message
+        else:
+            text = broken(rule, _builtins(value), None if old is ABSENT else _builtins(old))
+        if text:
+            errors.append(FieldError(fe.RULE, path, f.type, text))
+
+
+def _builtins(value: Any) -> Any:
+    return msgspec.to_builtins(value) if isinstance(value, Part) else value
+
+
+@cache
+def part_checks(cls: type[Part] | type[Object]) -> tuple[FieldCheck, ...]:
+    """The attributes of this class that a typed write can get wrong."""
+    out = []
+    for f in fields(cls):
+        if f.name == "metadata":
+            continue
+        bare, rule = unwrap(f.type)
+        check = FieldCheck(f, bare, rule, _deep(bare))
+        if check.checks or check.rules or check.deep:
+            out.append(check)
+    return tuple(out)
+
+
+def _deep(bare: Any) -> Deep | None:
+    if bare is Condition:
+        return _look_at_condition
+    if isinstance(bare, type) and issubclass(bare, Part):
+        inner = part_checks(bare)
+        return _into_part(inner) if inner else None
+    if get_origin(bare) in (tuple, Mapping):
+        element, rule = unwrap(get_args(bare)[0 if get_origin(bare) is tuple else 1])
+        if element is Any:
+            return None
+        return _into_elements(checks_of(rule.schema()), rule.cel, _deep(element))
+    return None
+
+
+def _into_part(inner: tuple[FieldCheck, ...]) -> Deep:
+    def deep(value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+        before = None if old is ABSENT else old
+        for f in inner:
+            new_value = getattr(value, f.attr)
+            old_value = ABSENT if before is None else getattr(before, f.attr)
+            if new_value is not old_value and new_value != old_value:
+                f.look(new_value, None if old_value is ABSENT else old_value, path, errors)
+
+    return deep
+
+
+def _into_elements(checks: tuple[Check, ...], rules: tuple[Cel, ...], inner: Deep | None) -> Deep | None:
+    """Elements have no old value here; those that stood at their place before are not looked at again."""
+    if not checks and not rules and inner is None:
+        return None
+    once = tuple(r for r in rules if not r.transition)
+
+    def one(value: Any, path: Path, errors: list[FieldError]) -> None:
+        errors.extend(e for check in checks if (e := check(value, path)))
+        for rule in once:
+            if text := broken(rule, _builtins(value), None):
+                errors.append(FieldError(fe.RULE, path, "object", text))
+        if inner is not None:
+            inner(value, ABSENT, path, errors)
+
+    def deep(value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+        if isinstance(value, tuple):
+            before = old if isinstance(old, tuple) else ()
+            for i, item in enumerate(value):
+                if i >= len(before) or item is not before[i]:
+                    one(item, (*path, i), errors)
+        else:
+            for key in sorted(value):
+                one(value[key], (*path, key), errors)
+
+    return deep
+
+
+# --- conditions: written more often than anything else
+
+_CONDITION_CHECKS: Final = {name: checks_of(sub) for name, sub in CONDITION["properties"].items()}
+_STATUSES: Final = frozenset(CONDITION["properties"]["status"]["enum"])
+_good: Final[dict[tuple[str, str], bool]] = {}
+
+
+def _look_at_condition(c: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+    names = (c.type, c.reason)
+    if names in _good and c.status in _STATUSES and c.last_transition_time and len(c.message) <= 32768:
+        return
+    found = [error for name, value in (("message", c.message), ("reason", c.reason), ("status", c.status),
+                                       ("type", c.type))
+             for check in _CONDITION_CHECKS[name] if (error := check(value, (*path, name)))]
+    if not c.last_transition_time:  # Go's zero time is written as null
+        where = (*path, "lastTransitionTime")
+        found.append(FieldError(fe.TYPE_INVALID, where, "null",
+                                f'{fe.path_text(where)} in body must be of type string: "null"'))
+    if not found:
+        _good[names] = True
+    errors.extend(found)
+
+
+# --- whole objects
+
+
+@cache
+def _half(kind: type[Object], name: str) -> FieldCheck | None:
+    return next((f for f in part_checks(kind) if f.name == name), None)
+
+
+def status_errors(kind: type[Object], new: Object, old: Object) -> list[FieldError] | None:
+    """What the server has against this status write; None if nothing."""
+    f = _half(kind, "status")
+    if f is None:
+        return None
+    value: Any = new.status  # type: ignore[attr-defined]
+    before: Any = old.status  # type: ignore[attr-defined]
+    if value is before:
+        return None
+    errors: list[FieldError] = []
+    f.look(value, before, (), errors)
+    return errors or None
+
+
+def body_errors(kind: type[Object], new: Object, old: Object | None) -> list[FieldError] | None:
+    """What the server has against everything but metadata and status; None if nothing."""
+    errors: list[FieldError] = []
+    for f in part_checks(kind):
+        if f.name == "status":
+            continue
+        value = getattr(new, f.attr)
+        before = None if old is None else getattr(old, f.attr)
+        if value is None and f.sent:
+            before = None  # absent in the store, empty in what Go sends
+        elif old is not None and value is before:
+            continue
+        f.look(value, before, (), errors)
+    return errors or None
+
+
+# --- defaults
+
+
+@cache
+def _defaults(cls: type[Part] | type[Object]) -> tuple[tuple[str, Any, Any, bool], ...]:
+    """(attribute, empty value, default or ABSENT, look inside)."""
+    out = []
+    for f in fields(cls):
+        if f.name == "metadata":
+            continue
+        bare, rule = unwrap(f.type)
+        is_part = isinstance(bare, type) and issubclass(bare, Part) and bare is not Condition
+        below = is_part and bool(_defaults(cast(Any, bare)))
+        if rule is not NONE and rule.default is not ABSENT:
+            empty = None if f.default is msgspec.NODEFAULT else f.default
+            out.append((f.name, empty, msgspec.convert(rule.default, bare), below))
+        elif below:
+            out.append((f.name, ABSENT, ABSENT, True))
+    return tuple(out)
+
+
+def with_defaults(value: Any) -> Any:
+    """The same object or part with the schema's defaults where an attribute is empty; itself if nothing is missing."""
+    changes = {}
+    for attr, empty, default, below in _defaults(type(value)):
+        current = getattr(value, attr)
+        new = current
+        if default is not ABSENT and (current is None or current == empty):
+            new = default
+        if below and new is not None:
+            new = with_defaults(new)
+        if new is not current:
+            changes[attr] = new
+    return replace(value, **changes) if changes else value
