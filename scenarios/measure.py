@@ -157,22 +157,24 @@ def _sweep(spans: Iterable[tuple[float, float]]) -> tuple[list[tuple[float, int]
 def waiting(trace: Trace, end_s: float) -> tuple[dict[str, dict[str, float]], float]:
     """Seconds each DPU waited, by constraint, while it was being provisioned; and all seconds of provisioning.
 
-    Waits outside a provisioning (of a Ready DPU's polls) do not count. Seconds in which a DPU waits for several
-    constraints are shared equally among them, so the shares of all constraints and of work add up to one.
+    Waits outside a provisioning (of a Ready DPU's polls) do not count, nor does time in Error. Seconds in which a
+    DPU waits for several constraints are shared equally among them, so the shares of all constraints and of work add up to one.
     """
     windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    failed_s = {r.dpu: r.start_s for r in trace.phases(end_s) if r.phase == Phase.ERROR and r.outcome == "open"}
     for p in provisionings(trace, end_s):
-        until = end_s if p.ready_s is None else p.ready_s
+        until = failed_s.get(p.dpu, end_s) if p.ready_s is None else p.ready_s
         if until > p.asked_s:
             windows[p.dpu].append((p.asked_s, until))
     spans: dict[str, list[SpanRow]] = defaultdict(list)
     for wait in trace.waits(end_s):
         spans[wait.dpu].append(wait)
-    out = {dpu: _shared(spans.get(dpu, []), of) for dpu, of in windows.items()}
+    out = {dpu: shared(spans.get(dpu, []), of) for dpu, of in windows.items()}
     return out, math.fsum(end - start for of in windows.values() for start, end in of)
 
 
-def _shared(spans: Sequence[SpanRow], windows: Sequence[tuple[float, float]]) -> dict[str, float]:
+def shared(spans: Sequence[SpanRow], windows: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Seconds by label within the windows; seconds under several labels are shared equally among them."""
     clipped = [(max(s.start_s, start), min(s.end_s, end), s.label) for s in spans for start, end in windows
                if s.start_s < end and s.end_s > start]
     out: dict[str, float] = {}

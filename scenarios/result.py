@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from scenarios.measure import Provisioning, Unavailability, completions, unavailability, waiting
+from scenarios.measure import Provisioning, Unavailability, completions, shared, unavailability, waiting
 from twin.model.meta import Object
 from twin.model.provisioning import PHASES, Phase
 from twin.model.units import duration
@@ -264,7 +264,7 @@ def summarise(runs: Sequence[Run]) -> Summary:
             max=max(o.max for o in outages), max_per_rack=max(o.max_per_rack for o in outages),
             dpu_s=median_range([o.dpu_s for o in outages]).median),
         reboots=Reboots(host=_reboots(runs, HOST_REBOOTS), dpu=_reboots(runs, DPU_REBOOTS)),
-        binding=_binding(waits), worst=_worst(runs, done, [w for w, _ in waits]),
+        binding=_binding(waits), worst=_worst(runs, done),
         reconciles=sum(row.count for r in runs for row in r.reconciles),
         expectations=_expectations(runs), warnings=_distinct(r.warnings for r in runs))
 
@@ -345,18 +345,23 @@ def _expectations(runs: Sequence[Run]) -> list[Expectation]:
             for same in zip(*(r.expectations for r in runs), strict=True)]
 
 
-def _worst(runs: Sequence[Run], done: Sequence[dict[str, Provisioning]],
-           waits: Sequence[dict[str, dict[str, float]]]) -> list[Worst]:
-    """The three DPUs that took longest; those never Ready come first, the longest asked of them at the top."""
+def _worst(runs: Sequence[Run], done: Sequence[dict[str, Provisioning]]) -> list[Worst]:
+    """The three DPUs that took longest, each in its worst run; those never Ready come first."""
     ranked = sorted(((-p.completion_s, p.asked_s, i, p) for i, of in enumerate(done) for p in of.values()),
-                    key=lambda r: (*r[:3], r[3].dpu))[:3]
+                    key=lambda r: (*r[:3], r[3].dpu))
+    distinct: dict[str, tuple[int, Provisioning]] = {}
+    for _, _, i, p in ranked:
+        distinct.setdefault(p.dpu, (i, p))
+        if len(distinct) == 3:
+            break
     return [Worst(object=f"DPU {p.dpu}", s=_finite(p.completion_s), replication=runs[i].replication,
-                  words=_words(runs[i], p, waits[i].get(p.dpu, {}))) for _, _, i, p in ranked]
+                  words=_words(runs[i], p)) for i, p in distinct.values()]
 
 
-def _words(run: Run, p: Provisioning, waits: Mapping[str, float]) -> str:
-    stays = [r for r in run.phases() if r.dpu == p.dpu and r.end_s > p.asked_s
-             and r.start_s < (math.inf if p.ready_s is None else p.ready_s)]
+def _words(run: Run, p: Provisioning) -> str:
+    until_s = run.virtual_s if p.ready_s is None else p.ready_s
+    stays = [r for r in run.phases() if r.dpu == p.dpu and r.phase != Phase.READY
+             and r.end_s > p.asked_s and r.start_s < until_s]
     if p.ready_s is None:
         text = f"not Ready {duration(run.virtual_s - p.asked_s)} after it was asked"
         last = stays[-1] if stays else None
@@ -366,9 +371,8 @@ def _words(run: Run, p: Provisioning, waits: Mapping[str, float]) -> str:
         if stays:
             longest = max(stays, key=lambda r: r.end_s - r.start_s)
             text += f"; longest phase {longest.phase}, {duration(longest.end_s - longest.start_s)}"
+    waits = shared([w for w in run.waits() if w.dpu == p.dpu], [(p.asked_s, until_s)])
     if waits:
         constraint, s = max(waits.items(), key=lambda item: item[1])
         text += f"; waited {duration(s)} for {constraint}"
-    if stays and stays[-1].attempt > 1:
-        text += f"; provisioning number {stays[-1].attempt}"
-    return text
+    return text + (f"; provisioning number {p.attempt}" if p.attempt > 1 else "")
