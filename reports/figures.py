@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from reports import palette
-from reports.palette import canvas, clock, time_ticks
+from reports.palette import canvas, clock, natural, time_ticks
 from scenarios.measure import provisionings, unavailability, waiting
 from scenarios.result import Run, Summary
 from twin.model.provisioning import PHASES, Phase
@@ -202,8 +202,8 @@ def _rows_of_strip(run: Run, rows: Sequence[PhaseRow]) -> tuple[dict[str, int], 
         if row.phase == Phase.READY:
             ready[row.dpu] = max(row.start_s, 0 if ready[row.dpu] == float("inf") else ready[row.dpu])
     many = len(ready) > EACH_DPU
-    ranked = sorted(ready, key=lambda d: (_natural(run.place(d).rack), ready[d] if many else 0,
-                                          _natural(run.place(d).host), _natural(d)))
+    ranked = sorted(ready, key=lambda d: (natural(run.place(d).rack), ready[d] if many else 0,
+                                          natural(run.place(d).host), natural(d)))
     if len(ranked) > STRIP_ROWS:
         ranked = [ranked[i * len(ranked) // STRIP_ROWS] for i in range(STRIP_ROWS)]
     racks: list[tuple[str, int, int]] = []
@@ -214,13 +214,6 @@ def _rows_of_strip(run: Run, rows: Sequence[PhaseRow]) -> tuple[dict[str, int], 
         else:
             racks.append((rack, i, i + 1))
     return {dpu: i for i, dpu in enumerate(ranked)}, racks
-
-
-def _natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """`r2` before `r10`."""
-    import re
-
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name))
 
 
 def _label_rows(axes: Axes, order: dict[str, int], racks: Sequence[tuple[str, int, int]], names: bool) -> None:
@@ -325,7 +318,7 @@ def _layers(of_dpus: Layers, total: dict[str, float]) -> Layers:
 
 def _wait_bars(run: Run, layers: Layers, colours: dict[str, str], total: dict[str, float], never: set[str],
                bottom_in: float) -> tuple[Figure, Axes]:
-    order = sorted(total, key=lambda d: (_natural(run.place(d).rack), _natural(d)))
+    order = sorted(total, key=lambda d: (natural(run.place(d).rack), natural(d)))
     figure, axes = canvas(WIDTH_IN, max(1.0, 0.28 * len(order)) + 0.5 + bottom_in, left_in=1.9, bottom_in=bottom_in)
     longest = _ceiling(total, never)
     left = [0.0] * len(order)
@@ -351,9 +344,9 @@ def _wait_ranks(run: Run, layers: Layers, colours: dict[str, str], total: dict[s
                 bottom_in: float) -> tuple[Figure, Axes]:
     order = sorted(total, key=lambda d: (d in never, total[d], d))
     bins = min(len(order), 250)
-    edges = [i * len(order) // bins for i in range(bins + 1)]
+    edges = sorted({*(i * len(order) // bins for i in range(bins + 1)), len(order) - len(never)})
     figure, axes = canvas(WIDTH_IN, 3.2 + bottom_in, bottom_in=bottom_in)
-    base = [0.0] * bins
+    base = [0.0] * (len(edges) - 1)
     for name, of in layers.items():
         values = [sum(of.get(d, 0.0) for d in order[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
         top = [a + b for a, b in zip(base, values, strict=True)]

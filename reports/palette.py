@@ -6,6 +6,7 @@ Phases that run side by side differ in lightness, not only in hue; Ready is quie
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from twin.model.provisioning import Phase
@@ -88,3 +89,8 @@ def time_ticks(axis: object, end_s: float, *, most: int = 10) -> None:
 
 def phase_colour(phase: str) -> str:
     return PHASE_COLOURS.get(phase, UNKNOWN_PHASE)
+
+
+def natural(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key that puts `r2` before `r10`."""
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name))
