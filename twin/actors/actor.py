@@ -1,0 +1,57 @@
+"""What all neighbours share: a queue key to wake, and things that take time.
+
+An actor is a reconciler (`twin.runtime.reconcile`) that may also be woken by hardware or by the end of something it
+waits for. What takes time is drawn once, when it starts, and measured by the world's clock, so that a pass only asks
+whether it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from twin.actors.hosts import Durations, Wake, asleep
+from twin.backends.base import Clock, KubeApi, Operation
+from twin.model.meta import Key
+from twin.runtime.reconcile import Watch
+
+
+class Actor:
+    """`wake` is set by whoever runs the actor: it queues the key, and forgets that its last pass changed nothing."""
+
+    name = ""
+    watches: tuple[Watch, ...] = ()
+
+    def __init__(self, kube: KubeApi, clock: Clock, durations: Durations) -> None:
+        self.kube = kube
+        self.clock = clock
+        self.durations = durations
+        self.wake: Wake = asleep
+        self._waits: dict[tuple[Key, Hashable], tuple[tuple[str, ...], Operation | None]] = {}
+
+    def start(self) -> None:
+        """Look at what no watch brings up, once, after `wake` was set."""
+
+    def over(self, key: Key, operation: str, *entity: str) -> bool:
+        """Has this operation of this entity ended? The first question starts it; its end wakes the key."""
+        return self.waited(key, operation, entity, lambda: self.durations(operation, *entity))
+
+    def waited(self, key: Key, what: Hashable, entity: tuple[str, ...], seconds: Callable[[], float]) -> bool:
+        """Have so many seconds passed since this was first asked? Asking for another entity starts anew."""
+        token = (key, what)
+        found = self._waits.get(token)
+        if found is None or found[0] != entity:
+            takes = seconds()
+            sleep = self.clock.sleep(takes) if takes > 0 else None
+            self._waits[token] = found = (entity, sleep)
+            if sleep is not None:
+                sleep.callbacks.append(lambda _: self._ended(key, token, sleep))
+        return found[1] is None or found[1].finished
+
+    def forget(self, key: Key, what: Hashable) -> None:
+        """Stop waiting for this; its end wakes nobody any more."""
+        self._waits.pop((key, what), None)
+
+    def _ended(self, key: Key, token: tuple[Key, Hashable], sleep: Operation) -> None:
+        found = self._waits.get(token)
+        if found is not None and found[1] is sleep:
+            self.wake(key)
