@@ -99,6 +99,7 @@ class Operation:
     """Work in progress. `finished` when done; then `error` is None or says why, and `value` holds the answer.
 
     A background task yields it to wait. Callbacks run once, at the end, in the world's own clock.
+    `on_cancel` is how a world gives up work that ends with the process that started it (a download); None: it goes on.
     """
 
     name: str
@@ -106,6 +107,13 @@ class Operation:
     error: Exception | None = None
     value: Any = None
     callbacks: list[Callable[[Operation], None]] = field(default_factory=list)
+    on_cancel: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        """Give it up, if it is still going on and the world can; nobody is told that it ended."""
+        if not self.finished and self.on_cancel is not None:
+            self.finished, self.callbacks = True, []
+            self.on_cancel()
 
     def succeed(self, value: Any = None) -> None:
         self._end(None, value)
@@ -145,6 +153,10 @@ class KubeReader(Protocol):
     def list_live(self, kind: type[T], namespace: str | None = None,
                   labels: Mapping[str, str] | None = None) -> Sequence[T]:
         """LIST from the API server. Raises: Unavailable."""
+        ...
+
+    def version(self) -> str:
+        """GET /version of the API server: its gitVersion. Raises: Unavailable."""
         ...
 
 

@@ -1,0 +1,212 @@
+"""DPUSet: a DPU for every selected device, roll-out of a changed template, counts (provisioning.md 5.1-5.4).
+
+"Update" of a DPU is deletion; it is created again once it has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from controllers.provisioning.dpuset_view import DpuSetView, Ranked, SetDigest, seeded
+from twin.backends.base import AlreadyExists, ApiError, Backends, KubeApi
+from twin.model.meta import Key, Object, ObjectMeta, replace, strip_finalizer
+from twin.model.names import Finalizer, Label
+from twin.model.provisioning import (
+    Dpu,
+    DpuClusterRef,
+    DpuDevice,
+    DpuFlavor,
+    DpuNode,
+    DpuSet,
+    DpuSpec,
+    TemplateCluster,
+)
+from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
+
+THROTTLE: Final = "throttle-initial-create"
+WATCH_NODES: Final = "dpuset-watches-dpunodes"
+SKIP_TAKEN: Final = "dpuset-skips-taken-devices"
+DELETE_ONCE: Final = "dpuset-deletes-once"
+
+
+def max_unavailable(value: int | str | None, total: int) -> int:
+    """How many of `total` DPUs may be unavailable: percent rounded up, at least 1, at most all (provisioning.md 5.2).
+
+    Raises: ValueError for text that is not a percentage.
+    """
+    if value is None:
+        value = 1
+    if isinstance(value, str):
+        digits = value.removesuffix("%")
+        if digits == value or not digits.isdecimal():
+            raise ValueError(f'invalid value for IntOrString: invalid type: string is not a percentage: "{value}"')
+        value = -(-int(digits) * total // 100)
+    return total if value > total else max(value, 1)
+
+
+def _every_set(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]:
+    return [s.key for s in reconciler.kube.list(DpuSet)]
+
+
+def _sets_naming(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]:
+    return [s.key for s in reconciler.kube.list(DpuSet, changed.metadata.namespace)
+            if s.spec.dpu_template.spec.dpu_flavor == changed.metadata.name]
+
+
+def _labels_changed(old: Object | None, new: Object | None) -> bool:
+    return old is None or new is None or old.metadata.labels != new.metadata.labels
+
+
+@dataclass(frozen=True)
+class DpuSetReconciler:
+    kube: KubeApi
+    view: type[DpuSetView]
+    policies: frozenset[str]
+
+    name: ClassVar[str] = "dpuset"
+
+    @classmethod
+    def make(cls, backends: Backends) -> DpuSetReconciler:
+        return cls(backends.kube, seeded(backends.settings.seed), backends.policies)
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        # upstream: dpuset-blind-to-dpunodes
+        nodes = (Watch(DpuNode, _every_set, _labels_changed),) if WATCH_NODES in self.policies else ()
+        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet)), Watch(DpuDevice, _every_set),
+                Watch(DpuFlavor, _sets_naming), *nodes)
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        dpuset = self.kube.get(DpuSet, key)
+        if dpuset is None:
+            return DONE
+        if dpuset.deleting:
+            return self._release(dpuset)
+        if Finalizer.DPUSET not in dpuset.metadata.finalizers:
+            finalizers = (*dpuset.metadata.finalizers, Finalizer.DPUSET)
+            self.kube.update(replace(dpuset, metadata=replace(dpuset.metadata, finalizers=finalizers)))
+            return DONE
+        # upstream: dpuset-only-own-namespace. Nodes and devices of other namespaces never match.
+        digest = self.kube.view(self.view, key).digest(key)
+        if digest is None:
+            return DONE
+        counts = dict(sorted(digest.phases.items()))
+        error = (self._create_missing(dpuset, digest) or self._delete(dpuset, digest, digest.unselected)
+                 or self._roll_out(dpuset, digest))
+        if error:
+            return Result(error=error)
+        self._count(dpuset, counts)
+        return DONE
+
+    # --- steps: each returns '' or the error that ends the pass
+
+    def _release(self, dpuset: DpuSet) -> Result:
+        # upstream: dpuset-gone-before-its-dpus. The garbage collector deletes them afterwards.
+        if Finalizer.DPUSET in dpuset.metadata.finalizers:
+            self.kube.update(replace(dpuset, metadata=strip_finalizer(dpuset.metadata, Finalizer.DPUSET)))
+        return DONE
+
+    def _create_missing(self, dpuset: DpuSet, digest: SetDigest) -> str:
+        missing: Sequence[tuple[bytes, str]] = tuple(digest.missing)
+        if THROTTLE in self.policies and (budget := _budget(dpuset, digest)) is not None:
+            missing = missing[:max(0, budget - digest.unavailable)]
+        # upstream: no-throttle-on-create
+        for _, device_name in missing:
+            dpu = new_dpu(dpuset, digest.selected[device_name])
+            try:
+                self.kube.create(dpu)
+            except ApiError as error:
+                text = f"failed to created DPU index 0 on node {dpu.spec.dpu_node_name} {error}"
+                self.kube.event(dpuset, "Warning", "FailedCreate", text)
+                if isinstance(error, AlreadyExists) and SKIP_TAKEN in self.policies:
+                    continue
+                return text  # upstream: two-sets-one-device. The devices after it wait as well.
+            self.kube.event(dpuset, "Normal", "SuccessfulCreate", f"Created DPU: ({dpu.key})")
+        return ""
+
+    def _delete(self, dpuset: DpuSet, digest: SetDigest, which: Ranked | Sequence[tuple[bytes, str]]) -> str:
+        """Delete these DPUs, those that are going already too."""
+        for _, device_name in tuple(which):
+            dpu = digest.owned[device_name]
+            if dpu.deleting and DELETE_ONCE in self.policies:
+                continue
+            # upstream: deletes-again. Each pass repeats the deletion and announces it until the DPU has gone.
+            try:
+                self.kube.delete(Dpu, dpu.key)
+            except ApiError as error:
+                text = f"Failed to delete DPU: ({dpu.key}) from node {dpu.spec.dpu_node_name}"
+                self.kube.event(dpuset, "Normal", "FailedDelete", text)
+                return str(error)
+            self.kube.event(dpuset, "Normal", "SuccessfulDelete",
+                            f"Delete DPU: ({dpu.key}) from node {dpu.spec.dpu_node_name}")
+        return ""
+
+    def _roll_out(self, dpuset: DpuSet, digest: SetDigest) -> str:
+        strategy = dpuset.spec.strategy
+        if strategy is None or strategy.type != "RollingUpdate":
+            # upstream: ondelete-keeps-node-labels. A changed label reaches DPUs under RollingUpdate only.
+            return ""
+        self._label(dpuset, digest)
+        if not digest.outdated_unavailable and not digest.outdated_available:
+            return ""
+        total = len(digest.selected)
+        rolling = strategy.rolling_update
+        try:
+            budget = max_unavailable(rolling.max_unavailable if rolling is not None else None, total)
+        except ValueError as refused:
+            return str(refused)
+        # upstream: sweep-of-unavailable. Outdated DPUs that are not available go at once, outside the budget.
+        error = self._delete(dpuset, digest, digest.outdated_unavailable)
+        if error:
+            return error
+        room = budget - (total - len(digest.owned)) - digest.unavailable
+        return self._delete(dpuset, digest, digest.outdated_available[:max(room, 0)])
+
+    def _label(self, dpuset: DpuSet, digest: SetDigest) -> None:
+        """Merge the template's node labels into its DPUs. upstream: node-labels-never-removed."""
+        template = dpuset.spec.dpu_template.spec
+        wanted = (template.cluster or TemplateCluster()).node_labels
+        for _, device_name in tuple(digest.unlabelled):
+            dpu = digest.owned[device_name]
+            self.kube.patch(Dpu, dpu.key, {"spec": {"cluster": {"nodeLabels": dict(wanted)}}})
+
+    def _count(self, dpuset: DpuSet, counts: dict[str, int]) -> None:
+        """Patch the statistics where they differ."""
+        old = dpuset.status.dpu_statistics if dpuset.status is not None else {}
+        changes: dict[str, Any] = {phase: n for phase, n in counts.items() if old.get(phase) != n}
+        changes |= {phase: None for phase in old if phase not in counts}
+        if changes:
+            self.kube.patch(DpuSet, dpuset.key, {"status": {"dpuStatistics": changes}}, status=True)
+
+
+def _budget(dpuset: DpuSet, digest: SetDigest) -> int | None:
+    """What a throttled first creation may have in flight; None when the DPUSet names no maximum."""
+    rolling = dpuset.spec.strategy.rolling_update if dpuset.spec.strategy is not None else None
+    if rolling is None or rolling.max_unavailable is None:
+        return None
+    try:
+        return max_unavailable(rolling.max_unavailable, len(digest.selected))
+    except ValueError:
+        return None
+
+
+def new_dpu(dpuset: DpuSet, device: DpuDevice) -> Dpu:
+    """The DPU of a device: named after it, labelled by the set and the device (the device wins)."""
+    template, meta = dpuset.spec.dpu_template, dpuset.metadata
+    node = device.metadata.labels.get(Label.DPUNODE_NAME, "")
+    labels = {
+        **meta.labels, **device.metadata.labels,
+        Label.DPUSET_NAME: meta.name, Label.DPUSET_NAMESPACE: meta.namespace,
+        Label.DPUNODE_NAME: node, Label.DPUDEVICE_NAME: device.metadata.name,
+    }
+    return Dpu(
+        metadata=ObjectMeta(
+            name=device.metadata.name, namespace=meta.namespace, labels=labels, annotations=template.annotations,
+            owner_references=(dpuset.owner_reference(),)),
+        spec=DpuSpec(
+            dpu_node_name=node, dpu_device_name=device.metadata.name, bfb=template.spec.bfb.name,
+            pci_address=device.spec.pci_address, node_effect=template.spec.node_effect,
+            cluster=DpuClusterRef(node_labels=(template.spec.cluster or TemplateCluster()).node_labels),
+            dpu_flavor=template.spec.dpu_flavor, bmc_ip=device.spec.bmc_ip or ""))

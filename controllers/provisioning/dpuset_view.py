@@ -1,0 +1,346 @@
+"""What a DPUSet pass would find by listing its nodes, devices and DPUs, kept up to date change by change.
+
+A pass over 10,000 DPUs must cost what changed, not 10,000 (HOUSE A2). The view holds per DPUSet: the selected devices,
+those without a DPU, DPUs whose device is not selected, counts per phase, unavailable DPUs, and outdated DPUs apart by
+availability. It tells the cache which DPUSets would now be answered differently.
+
+Upstream walks Go maps, in an order that is random each time. Here the order is a fixed shuffle of the devices, drawn
+from the seed of the run, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Hashable, Iterable
+from functools import lru_cache
+from typing import ClassVar, NamedTuple
+
+from controllers.provisioning.selector import matches
+from twin.model.meta import Key, Object, condition
+from twin.model.names import Label
+from twin.model.provisioning import Dpu, DpuDevice, DpuNode, DpuSet, DpuSetSpec, Phase, TemplateCluster
+
+Ranked = list[tuple[bytes, str]]
+"""Device names in the seeded order."""
+
+
+class Facts(NamedTuple):
+    """What a DPUSet pass wants to know of one of its DPUs."""
+
+    phase: str
+    unavailable: bool
+    outdated: bool
+    unlabelled: bool
+
+
+def is_unavailable(dpu: Dpu) -> bool:
+    """No Ready condition, or Ready False, or being deleted. Ready Unknown counts as available (provisioning.md 5.2)."""
+    if dpu.deleting or dpu.status is None:
+        return True
+    ready = condition(dpu.status.conditions, "Ready")
+    return ready is None or ready.status == "False"
+
+
+class SetDigest:
+    """One DPUSet's answer. Read only for everyone but the view.
+
+    `selected` and `owned` are keyed by device name. Of two DPUs of one device `owned` holds the one with the later key.
+    """
+
+    __slots__ = ("_facts", "_hidden", "_name", "_ranks", "missing", "nodes", "outdated_available",
+                 "outdated_unavailable", "owned", "phases", "selected", "spec", "unavailable", "unlabelled",
+                 "unselected")
+
+    def __init__(self, key: Key, seed: int, spec: DpuSetSpec) -> None:
+        self._name = f"{seed}/{key}/"
+        self.spec = spec
+        self.nodes: dict[str, None] = {}
+        self.selected: dict[str, DpuDevice] = {}
+        self.owned: dict[str, Dpu] = {}
+        self.phases: dict[str, int] = {}
+        self.unavailable = 0
+        """How many of `owned` are unavailable."""
+        self.missing: Ranked = []
+        self.unselected: Ranked = []
+        self.outdated_unavailable: Ranked = []
+        self.outdated_available: Ranked = []
+        self.unlabelled: Ranked = []
+        self._facts: dict[str, Facts] = {}
+        self._hidden: dict[str, dict[Key, Dpu]] = {}
+        self._ranks: dict[str, tuple[bytes, str]] = {}
+
+    # --- what the view tells it; each says whether an answer changed
+
+    def select(self, device: DpuDevice) -> bool:
+        name = device.metadata.name
+        known = name in self.selected
+        self.selected[name] = device
+        if known:
+            return name not in self.owned
+        if name in self.owned:
+            self._drop(self.unselected, name)
+        else:
+            insort(self.missing, self._rank(name))
+        return True
+
+    def deselect(self, name: str) -> bool:
+        if self.selected.pop(name, None) is None:
+            return False
+        if name in self.owned:
+            insort(self.unselected, self._rank(name))
+        else:
+            self._drop(self.missing, name)
+        return True
+
+    def put(self, dpu: Dpu) -> bool:
+        name = dpu.spec.dpu_device_name
+        held = self.owned.get(name)
+        if held is not None and held.key != dpu.key:
+            return self._put_second(name, held, dpu)
+        self.owned[name] = dpu
+        facts, was = self._look(dpu), self._facts.get(name)
+        if facts == was:
+            return False
+        if was is None:
+            if name in self.selected:
+                self._drop(self.missing, name)
+            else:
+                insort(self.unselected, self._rank(name))
+        self._count(name, was, facts)
+        return True
+
+    def remove(self, dpu: Dpu) -> bool:
+        name = dpu.spec.dpu_device_name
+        held = self.owned.get(name)
+        if held is None or held.key != dpu.key:
+            self._hidden.get(name, {}).pop(dpu.key, None)
+            return False
+        del self.owned[name]
+        self._count(name, self._facts[name], None)
+        others = self._hidden.get(name)
+        if name in self.selected:
+            insort(self.missing, self._rank(name))
+        else:
+            self._drop(self.unselected, name)
+        if others:
+            last = max(others)
+            self.put(others.pop(last))
+        return True
+
+    def respec(self, spec: DpuSetSpec) -> None:
+        """A new template: look at every DPU again."""
+        self.spec = spec
+        for name, dpu in self.owned.items():
+            facts, was = self._look(dpu), self._facts[name]
+            if facts != was:
+                self._count(name, was, facts)
+
+    # --- inside
+
+    def _put_second(self, name: str, held: Dpu, dpu: Dpu) -> bool:
+        """Two DPUs claim one device: a map by device name keeps the last."""
+        first, last = sorted((held, dpu), key=lambda d: d.key)
+        if last is dpu:
+            self.remove(held)
+            self.put(dpu)
+        self._hidden.setdefault(name, {})[first.key] = first
+        return last is dpu
+
+    def _look(self, dpu: Dpu) -> Facts:
+        template = self.spec.dpu_template.spec
+        have = dpu.spec.cluster.node_labels
+        wanted = (template.cluster or TemplateCluster()).node_labels
+        return Facts(
+            phase=(dpu.status.phase if dpu.status is not None else "") or Phase.INITIALIZING,
+            unavailable=is_unavailable(dpu),
+            outdated=dpu.spec.bfb != template.bfb.name or dpu.spec.dpu_flavor != template.dpu_flavor,
+            unlabelled=any(have.get(k) != v for k, v in wanted.items()),
+        )
+
+    def _count(self, name: str, was: Facts | None, now: Facts | None) -> None:
+        if was is not None:
+            self._tally(was, -1)
+            for ranked in self._lists(was):
+                self._drop(ranked, name)
+            del self._facts[name]
+        if now is not None:
+            self._tally(now, 1)
+            for ranked in self._lists(now):
+                insort(ranked, self._rank(name))
+            self._facts[name] = now
+
+    def _tally(self, facts: Facts, by: int) -> None:
+        self.unavailable += by * facts.unavailable
+        count = self.phases.get(facts.phase, 0) + by
+        if count:
+            self.phases[facts.phase] = count
+        else:
+            del self.phases[facts.phase]
+
+    def _lists(self, facts: Facts) -> Iterable[Ranked]:
+        if facts.outdated:
+            yield self.outdated_unavailable if facts.unavailable else self.outdated_available
+        if facts.unlabelled:
+            yield self.unlabelled
+
+    def _rank(self, name: str) -> tuple[bytes, str]:
+        rank = self._ranks.get(name)
+        if rank is None:
+            rank = (hashlib.blake2b((self._name + name).encode(), digest_size=8).digest(), name)
+            self._ranks[name] = rank
+        return rank
+
+    def _drop(self, ranked: Ranked, name: str) -> None:
+        rank = self._rank(name)
+        at = bisect_left(ranked, rank)
+        if at < len(ranked) and ranked[at] == rank:
+            del ranked[at]
+
+
+class DpuSetView:
+    """A `View` (twin.backends.base); its tokens are DPUSet keys. Get the class for a seed from `seeded`."""
+
+    kinds: tuple[type[Object], ...] = (DpuSet, DpuNode, DpuDevice, Dpu)
+    seed: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        self._sets: dict[Key, SetDigest] = {}
+        self._nodes: dict[str, dict[str, DpuNode]] = {}
+        self._devices: dict[Key, dict[str, DpuDevice]] = {}
+        """By DPUNode: the devices labelled with its name."""
+        self._dpus: dict[Key, dict[Key, Dpu]] = {}
+        """By the DPUSet their labels name, whether it exists or not."""
+
+    def digest(self, key: Key) -> SetDigest | None:
+        return self._sets.get(key)
+
+    def objects(self, token: Key) -> int:
+        """How many objects upstream lists for a pass over this DPUSet: its nodes, their devices, its DPUs."""
+        found = self._sets.get(token)
+        return 0 if found is None else len(found.nodes) + len(found.selected) + len(found.owned)
+
+    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
+        obj = new if new is not None else old
+        if isinstance(obj, Dpu):
+            return self._dpu(old, new)  # type: ignore[arg-type]
+        if isinstance(obj, DpuDevice):
+            return self._device(old, new)  # type: ignore[arg-type]
+        if isinstance(obj, DpuNode):
+            return self._node(old, new)  # type: ignore[arg-type]
+        if isinstance(obj, DpuSet):
+            return self._set(obj.key, new)  # type: ignore[arg-type]
+        return ()
+
+    # --- inside: one method per kind
+
+    def _dpu(self, old: Dpu | None, new: Dpu | None) -> list[Key]:
+        changed: list[Key] = []
+        was = _set_of(old) if old is not None else None
+        now = _set_of(new) if new is not None else None
+        if old is not None and was is not None and (
+                was != now or new is None or new.spec.dpu_device_name != old.spec.dpu_device_name):
+            members = self._dpus.get(was, {})
+            members.pop(old.key, None)
+            if not members:
+                self._dpus.pop(was, None)
+            found = self._sets.get(was)
+            if found is not None and found.remove(old):
+                changed.append(was)
+        if new is not None and now is not None:
+            self._dpus.setdefault(now, {})[new.key] = new
+            found = self._sets.get(now)
+            if found is not None and found.put(new):
+                changed.append(now)
+        return changed
+
+    def _device(self, old: DpuDevice | None, new: DpuDevice | None) -> list[Key]:
+        obj = new if new is not None else old
+        assert obj is not None
+        name, space = obj.metadata.name, obj.metadata.namespace
+        was = old.metadata.labels.get(Label.DPUNODE_NAME) if old is not None else None
+        now = new.metadata.labels.get(Label.DPUNODE_NAME) if new is not None else None
+        if was is not None:
+            self._devices.get(Key(space, was), {}).pop(name, None)
+        if now is not None and new is not None:
+            self._devices.setdefault(Key(space, now), {})[name] = new
+        changed = []
+        for key, found in self._sets.items():
+            if key.namespace != space:
+                continue
+            if new is not None and now in found.nodes and _wanted(found.spec, new):
+                if found.select(new):
+                    changed.append(key)
+            elif found.deselect(name):
+                changed.append(key)
+        return changed
+
+    def _node(self, old: DpuNode | None, new: DpuNode | None) -> list[Key]:
+        if old is not None and new is not None and old.metadata.labels == new.metadata.labels:
+            return []
+        obj = new if new is not None else old
+        assert obj is not None
+        name, space = obj.metadata.name, obj.metadata.namespace
+        if new is not None:
+            self._nodes.setdefault(space, {})[name] = new
+        else:
+            self._nodes.get(space, {}).pop(name, None)
+        changed = []
+        for key, found in self._sets.items():
+            if key.namespace != space:
+                continue
+            matched = new is not None and matches(found.spec.dpu_node_selector, new.metadata.labels)
+            if matched == (name in found.nodes):
+                continue
+            self._match(found, Key(space, name), matched)
+            changed.append(key)
+        return changed
+
+    def _set(self, key: Key, new: DpuSet | None) -> list[Key]:
+        found = self._sets.get(key)
+        if new is None:
+            self._sets.pop(key, None)
+            return [key] if found is not None else []
+        if found is not None:
+            if found.spec == new.spec:
+                return []
+            if (found.spec.dpu_node_selector == new.spec.dpu_node_selector
+                    and found.spec.dpu_selector == new.spec.dpu_selector):
+                found.respec(new.spec)
+                return [key]
+        found = self._sets[key] = SetDigest(key, self.seed, new.spec)
+        for name, node in self._nodes.get(key.namespace, {}).items():
+            if matches(new.spec.dpu_node_selector, node.metadata.labels):
+                self._match(found, Key(key.namespace, name), True)
+        for dpu in self._dpus.get(key, {}).values():
+            found.put(dpu)
+        return [key]
+
+    def _match(self, found: SetDigest, node: Key, matched: bool) -> None:
+        """This node is now selected, or no longer, and its devices with it."""
+        if matched:
+            found.nodes[node.name] = None
+        else:
+            del found.nodes[node.name]
+        for name, device in self._devices.get(node, {}).items():
+            if matched and _wanted(found.spec, device):
+                found.select(device)
+            else:
+                found.deselect(name)
+
+
+@lru_cache(maxsize=64)
+def seeded(seed: int) -> type[DpuSetView]:
+    """The view whose order is drawn from this seed. The same class for the same seed: caches keep one view a class."""
+    return type("DpuSetView", (DpuSetView,), {"seed": seed})
+
+
+def _set_of(dpu: Dpu) -> Key | None:
+    labels = dpu.metadata.labels
+    name = labels.get(Label.DPUSET_NAME)
+    return None if name is None else Key(labels.get(Label.DPUSET_NAMESPACE, ""), name)
+
+
+def _wanted(spec: DpuSetSpec, device: DpuDevice) -> bool:
+    labels = device.metadata.labels
+    return all(labels.get(k) == v for k, v in spec.dpu_selector.items())
