@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +32,14 @@ Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _JSON_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 
 
+Place = Callable[[int, int], tuple[int, int]]
+"""Maps line and column of a parsed text to those of the text that stands in the file."""
+
+
+def _same(line: int, column: int) -> tuple[int, int]:
+    return line, column
+
+
 @dataclass(frozen=True, slots=True)
 class Marked:
     """One YAML document: plain data, and where each path of it stands."""
@@ -39,6 +47,7 @@ class Marked:
     file: str
     data: Any
     node: Node = field(repr=False, compare=False)
+    place: Place = field(default=_same, repr=False, compare=False)
 
     def mark(self, path: Sequence[str | int] = ()) -> tuple[int, int]:
         """Line and column of the value at this path, or of its nearest ancestor that exists."""
@@ -48,7 +57,7 @@ class Marked:
             if below is None:
                 break
             node = below[1]
-        return node.start_mark.line + 1, node.start_mark.column + 1
+        return self.place(node.start_mark.line + 1, node.start_mark.column + 1)
 
     def key_mark(self, path: Sequence[str | int]) -> tuple[int, int]:
         """Line and column of the key that ends this path (of the item, in a list); the nearest ancestor if absent."""
@@ -59,7 +68,7 @@ class Marked:
                 place = node
                 break
             place, node = below
-        return place.start_mark.line + 1, place.start_mark.column + 1
+        return self.place(place.start_mark.line + 1, place.start_mark.column + 1)
 
     def mistake(self, path: Sequence[str | int], rule: str, got: Any = None, *, about: str = "",
                 at_key: bool = False) -> Mistake:
@@ -125,8 +134,8 @@ def text_of(content: bytes, file: str) -> str:
     return text
 
 
-def documents(text: str, file: str) -> list[Marked]:
-    """All YAML documents of a text that hold something.
+def documents(text: str, file: str, place: Place = _same) -> list[Marked]:
+    """All YAML documents of a text that hold something. `place` is for a text that was changed before it got here.
 
     Raises:
         BadInput: broken YAML, a duplicate key, an alias that grows or refers to itself, nesting beyond MAX_DEPTH, or
@@ -134,12 +143,12 @@ def documents(text: str, file: str) -> list[Marked]:
     """
     found = []
     mistakes: list[Mistake] = []
-    for node in _composed(text, file):
+    for node in _composed(text, file, place):
         builder = _Builder(file)
         data = builder.build_all(node)
-        mistakes += builder.mistakes
+        mistakes += [_moved(m, place) for m in builder.mistakes]
         if data is not None:
-            found.append(Marked(file, data, node))
+            found.append(Marked(file, data, node, place))
     if mistakes:
         raise BadInput(mistakes)
     if not found:
@@ -161,7 +170,12 @@ def document(text: str, file: str) -> Marked:
     return found[0]
 
 
-def _composed(text: str, file: str) -> Iterator[Node]:
+def _moved(mistake: Mistake, place: Place) -> Mistake:
+    line, column = place(mistake.line, mistake.column)
+    return replace(mistake, line=line, column=column)
+
+
+def _composed(text: str, file: str, place: Place) -> Iterator[Node]:
     _check_depth(text, file)
     try:
         for node in yaml.compose_all(text, Loader=Loader):
@@ -170,7 +184,8 @@ def _composed(text: str, file: str) -> Iterator[Node]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line, mark.column) if mark else (0, 0)
-        raise BadInput([Mistake(file, _yaml_rule(error, text, line, column), line + 1, column + 1)]) from None
+        raise BadInput([_moved(Mistake(file, _yaml_rule(error, text, line, column), line + 1, column + 1),
+                               place)]) from None
     except yaml.YAMLError as error:
         raise BadInput([Mistake(file, f"not YAML: {str(error).splitlines()[0]}")]) from None
 
@@ -323,8 +338,17 @@ def mistakes_of(error: ValidationError, doc: Marked, about: str, prefix: Sequenc
             mistake = doc.mistake(path, "required field is missing", about=about)
         elif kind == "extra_forbidden":
             mistake = doc.mistake(path, "unknown field", about=about, at_key=True)
+        elif kind == "union_tag_invalid":
+            tag = item["ctx"]["discriminator"].strip("'")
+            rule = f"must be one of {item['ctx']['expected_tags']}".replace("'", "")
+            mistake = doc.mistake((*path, tag), rule, item["ctx"]["tag"], about=about)
+        elif kind == "union_tag_not_found":
+            mistake = doc.mistake((*path, item["ctx"]["discriminator"].strip("'")), "required field is missing",
+                                  about=about)
         else:
-            mistake = doc.mistake(path, _rule(item["msg"]), item.get("input"), about=about)
+            got = item.get("input")
+            whole = kind == "value_error" and isinstance(got, dict)  # the rule is about several fields of it
+            mistake = doc.mistake(path, _rule(item["msg"]), None if whole else got, about=about)
         found.setdefault(mistake)
     return sorted(found, key=lambda m: (m.line, m.column))
 
