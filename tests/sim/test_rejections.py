@@ -35,8 +35,8 @@ NODE_EFFECT = ("only one of taint, noEffect, drain or customLabel can be set",
 CHANGED: dict[str, tuple[str, Json]] = {
     "spec empty": ("1.2: dpuDeviceName is new and required", {
         "message": 'DPU.provisioning.dpu.nvidia.com "x-p1" is invalid: [spec.bfb: Required value, spec.dpuDeviceName: '
-                   "Required value, spec.dpuNodeName: Required value, <nil>: Invalid value: null: some validation rules "
-                   "were not checked because the object was invalid; correct the existing errors to complete "
+                   "Required value, spec.dpuNodeName: Required value, <nil>: Invalid value: null: some validation "
+                   "rules were not checked because the object was invalid; correct the existing errors to complete "
                    "validation]"}),
     "hold (v25.4 field) in this tree": ("1.8: hold exists", {"status": 201, "message": None, "reason": None}),
     "customAction (v25.4 field) in this tree": (

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from functools import cache
+from importlib.machinery import PathFinder
 from typing import Any
 
 from twin.model.rules import Cel
 
 
 @cache
-def _program(rule: str) -> Any:
-    import cel  # loads on use: a native library
+def native() -> Any:
+    """The interpreter of the `cel` package (`compile`, `evaluate`, `Context`), loaded on first use.
 
-    return cel.compile(rule)
+    The package's `__init__` also loads its command line, 0.15 s of terminal libraries we never use, so the extension
+    module is loaded by itself. A later `import cel` finds and shares it.
+    """
+    package = importlib.util.find_spec("cel")
+    if package is None:
+        raise ModuleNotFoundError("common-expression-language is not installed", name="cel")
+    if "cel.cel" not in sys.modules:
+        spec = PathFinder.find_spec("cel.cel", package.submodule_search_locations)
+        if spec is None or spec.loader is None:
+            import cel
+
+            return cel
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules["cel.cel"] = module
+    return sys.modules["cel.cel"]
+
+
+@cache
+def _program(rule: str) -> Any:
+    return native().compile(rule)
+
+
+@cache
+def _is_equality(rule: str) -> bool:
+    """By far the most common rule, answered without the interpreter."""
+    return rule.replace(" ", "") == "self==oldSelf"
 
 
 def broken(rule: Cel, value: Any, old: Any) -> str:
@@ -20,7 +49,7 @@ def broken(rule: Cel, value: Any, old: Any) -> str:
 
     `old` is the value before; it is only looked at by transition rules, which need one.
     """
-    if rule.rule.replace(" ", "") == "self==oldSelf":
+    if _is_equality(rule.rule):
         return "" if value == old else rule.message
     try:
         holds = _program(rule.rule).execute({"self": value, "oldSelf": old})

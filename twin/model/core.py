@@ -11,6 +11,12 @@ from typing import Any, ClassVar, Final
 from msgspec import field
 
 from twin.model.meta import Conditions, Object, Part
+from twin.model.operator import DpfOperatorConfig as DpfOperatorConfig
+from twin.model.operator import DpfOperatorConfigSpec as DpfOperatorConfigSpec
+from twin.model.operator import InstallInterface as InstallInterface
+from twin.model.operator import InstallViaRedfish as InstallViaRedfish
+from twin.model.operator import Networking as Networking
+from twin.model.operator import ProvisioningController as ProvisioningController
 from twin.model.provisioning import LabelSelector, NodeAddress, Taint
 
 Json = Mapping[str, Any]
@@ -117,7 +123,7 @@ class Job(Object):
 
 
 class Secret(Object):
-    """`data` values are base64 text, as on the wire; `string_data` is write-only (the API server folds it into data)."""
+    """`data` values are base64 text, as on the wire; `string_data` is write-only: the API server folds it into data."""
 
     KIND: ClassVar[str] = "Secret"
     PLURAL: ClassVar[str] = "secrets"
@@ -332,55 +338,6 @@ class CertificateRequest(Object):
     HAS_STATUS: ClassVar[bool] = True
 
     spec: Json = {}
-    status: Json = {}
-
-
-# --- the operator's configuration (provisioning.md 9.1)
-
-
-class Networking(Part):
-    control_plane_mtu: int | None = field(name="controlPlaneMTU", default=None)
-    high_speed_mtu: int | None = field(name="highSpeedMTU", default=None)
-
-
-class InstallViaRedfish(Part):
-    bfb_registry_address: str = ""
-    bfb_registry: Json | None = None
-
-
-class InstallInterface(Part):
-    install_via_gnoi: Json | None = field(name="installViaGNOI", default=None)
-    install_via_redfish: InstallViaRedfish | None = None
-
-
-class ProvisioningController(Part):
-    bfb_pvc_name: str = field(name="bfbPVCName", default="")
-    dms_timeout: int | None = None
-    bf_cfg_template_config_map: str = field(name="bfCFGTemplateConfigMap", default="")
-    custom_ca_secret_name: str = field(name="customCASecretName", default="")
-    install_interface: InstallInterface | None = None
-    disable: bool | None = None
-    image: str | None = None
-
-
-class DpfOperatorConfigSpec(Part):
-    networking: Networking | None = None
-    provisioning_controller: ProvisioningController | None = None
-    overrides: Json | None = None
-    image_pull_secrets: tuple[str, ...] = ()
-    dpu_detector: Json | None = None
-    kamaji_cluster_manager: Json | None = None
-    static_cluster_manager: Json | None = None
-
-
-class DpfOperatorConfig(Object):
-    KIND: ClassVar[str] = "DPFOperatorConfig"
-    GROUP: ClassVar[str] = "operator.dpu.nvidia.com"
-    VERSION: ClassVar[str] = "v1alpha1"
-    PLURAL: ClassVar[str] = "dpfoperatorconfigs"
-    HAS_STATUS: ClassVar[bool] = True
-
-    spec: DpfOperatorConfigSpec = DpfOperatorConfigSpec()
     status: Json = {}
 
 

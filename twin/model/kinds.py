@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
-from twin.model import core, provisioning
+from twin.model import core, provisioning, services
 from twin.model.meta import Object, ObjectMeta, Unstructured
 
-KINDS: Final[dict[str, type[Object]]] = {k.KIND: k for k in (*provisioning.KINDS, *core.KINDS)}
+KINDS: Final[dict[str, type[Object]]] = {k.KIND: k for k in (*provisioning.KINDS, *core.KINDS, *services.KINDS)}
 
 
 def kind_of(api_version: str, kind: str) -> type[Object]:
