@@ -57,8 +57,8 @@ def _provision(w: _Writer, dpu: str, host: str, start_s: float, sad: str = "") -
     t, done = start_s, []
     for phase, p50, spread, outage in STEPS:
         w.at(t, w.trace.phase, dpu, phase)
-        w.at(t, w.trace.object, "MODIFIED", "host", _dpu(dpu, host, phase, t, list(done), round(t)))
-        w.at(t + 0.02, w.trace.write, "dpu", "update_status", "host", "DPU", NAMESPACE, dpu, str(round(t * 10)), "")
+        w.at(t, w.trace.object, "MODIFIED", "", _dpu(dpu, host, phase, t, list(done), round(t)))
+        w.at(t + 0.02, w.trace.write, "dpu", "update_status", "", "DPU", NAMESPACE, dpu, str(round(t * 10)), "")
         if outage:
             w.at(t, w.trace.outage_begin, dpu, outage)
         if phase == Phase.OS_INSTALLING:
@@ -79,12 +79,12 @@ def _provision(w: _Writer, dpu: str, host: str, start_s: float, sad: str = "") -
             w.at(t, w.trace.device, "host-reboot", host, "", "warm")
         done.append(phase.replace(" ", ""))
     w.at(t, w.trace.phase, dpu, Phase.READY)
-    w.at(t, w.trace.object, "MODIFIED", "host", _dpu(dpu, host, Phase.READY, t, [*done, "Ready"], round(t)))
+    w.at(t, w.trace.object, "MODIFIED", "", _dpu(dpu, host, Phase.READY, t, [*done, "Ready"], round(t)))
     event = Event(metadata=ObjectMeta(name=f"{dpu}.{round(t)}", namespace=NAMESPACE), type="Normal", reason="DPUReady",
                   message="the DPU is ready", count=1, last_timestamp=format_time(EPOCH + t),
                   first_timestamp=format_time(EPOCH + t), reporting_component="dpu",
                   involved_object=ObjectReference(kind="DPU", namespace=NAMESPACE, name=dpu))
-    w.at(t, w.trace.object, "ADDED", "host", event)
+    w.at(t, w.trace.object, "ADDED", "", event)
     return t
 
 
