@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 from twin.actors.hosts import DPU_DEVICE_IDS, Durations, Hosts, Machine
@@ -73,10 +74,8 @@ def register(kube: KubeApi, namespace: str, machine: Machine) -> str:
 def _create(kube: KubeApi, obj: DpuDevice | DpuNode) -> None:
     if kube.get(type(obj), obj.key) is not None:
         return
-    try:
+    with contextlib.suppress(AlreadyExists):
         kube.create(obj)
-    except AlreadyExists:
-        pass
 
 
 class DmsPod:

@@ -1,0 +1,185 @@
+"""A host's Node object: the kubelet registers it and reports, the node-lifecycle controller notices silence.
+
+Heartbeats are no writes here: a kubelet whose host is up is taken to renew its lease every `heartbeat` seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twin.actors.actor import Actor
+from twin.actors.hosts import Durations, Hosts, Machine, PodVerbs
+from twin.actors.podviews import FOREVER, NOT_READY, UNREACHABLE, PodsByNode, evicted_after_s, pod_ready
+from twin.backends.base import AlreadyExists, Clock, KubeApi, NotFound
+from twin.model.core import Node, NodeSpec, NodeStatus, Pod
+from twin.model.meta import Condition, Key, Object, ObjectMeta, condition, format_time, replace, set_condition
+from twin.model.provisioning import NodeAddress, Taint
+from twin.runtime.reconcile import DONE, Context, Result, Watch
+
+READY: Final = ("KubeletReady", "kubelet is posting ready status")
+SILENT: Final = ("NodeStatusUnknown", "Kubelet stopped posting node status.")
+
+ORPHANED_S: Final = 40.0
+"""kube-controller-manager's pod garbage collector waits so long before it removes the pods of a deleted Node."""
+
+
+class NodeRegistration(Actor):
+    """The kubelets' node half: one Node per host, created at the host's boot, Ready while the host is up.
+
+    A Node that someone deletes comes back with the host's next boot, as with a real kubelet. Keys are Node names.
+    """
+
+    name = "kubelet-node"
+    watches = (Watch(Node, when=lambda old, new: new is not None and old is None),)
+
+    def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, hosts: Hosts) -> None:
+        super().__init__(kube, clock, durations)
+        self._hosts = hosts
+        self._registered: dict[str, str] = {}
+        hosts.subscribe(lambda name: self.wake(Key("", name)))
+
+    def start(self) -> None:
+        for name in self._hosts.names():
+            self.wake(Key("", name))
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        machine = self._hosts.machine(key.name)
+        if machine is None or not machine.up:
+            return DONE
+        node = self.kube.get(Node, key)
+        if node is None:
+            self._register(ctx, key, machine)
+            return DONE
+        self._registered[key.name] = machine.boot_id
+        status = node_status(node.status, machine, ctx.now)
+        if status != node.status:
+            self.kube.update_status(replace(node, status=status))
+        return DONE
+
+    def _register(self, ctx: Context, key: Key, machine: Machine) -> None:
+        if self._registered.get(key.name) == machine.boot_id:
+            return
+        labels = {"kubernetes.io/hostname": key.name, **machine.labels}
+        try:
+            self.kube.create(Node(
+                metadata=ObjectMeta(name=key.name, labels=labels, annotations=dict(machine.annotations)),
+                spec=NodeSpec(taints=tuple(machine.taints)),
+                status=node_status(NodeStatus(), machine, ctx.now)))
+        except AlreadyExists:
+            return  # its watch event is on the way
+        self._registered[key.name] = machine.boot_id
+
+
+def node_status(old: NodeStatus, machine: Machine, now: float) -> NodeStatus:
+    """What the kubelet of a running host reports; the same object when there is nothing new."""
+    addresses = (NodeAddress(type="InternalIP", address=machine.address),
+                 NodeAddress(type="Hostname", address=machine.name))
+    conditions = set_condition(old.conditions, "Ready", "True", *READY, now)
+    if (conditions is old.conditions and old.addresses == addresses
+            and old.node_info.get("bootID") == machine.boot_id):
+        return old
+    return replace(old, conditions=conditions, addresses=addresses,
+                   node_info={**old.node_info, "bootID": machine.boot_id})
+
+
+class NodeLifecycle(Actor):
+    """kube-controller-manager's half: Ready Unknown after `node-lifecycle-grace` of silence, its taints, the pods they
+    drive away, and the pods of deleted Nodes. Keys are Node names."""
+
+    name = "node-lifecycle"
+
+    def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, hosts: Hosts, pods: PodVerbs) -> None:
+        super().__init__(kube, clock, durations)
+        self._hosts = hosts
+        self._pods = pods
+        hosts.subscribe(self._host_changed)
+
+    watches = (Watch(Node, when=lambda old, new: _judged_anew(old, new)),)
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        node = self.kube.get(Node, key)
+        if node is None:
+            self._collect_orphans(key)
+            return DONE
+        self.forget(key, "orphaned")
+        machine = self._hosts.machine(key.name)
+        if machine is not None:
+            node = self._judge(ctx, key, node, machine)
+        self._evict(key, node)
+        return DONE
+
+    def _host_changed(self, name: str) -> None:
+        self.wake(Key("", name))
+
+    # --- silence
+
+    def _judge(self, ctx: Context, key: Key, node: Node, machine: Machine) -> Node:
+        ready = condition(node.status.conditions, "Ready")
+        if machine.up:
+            self.forget(key, "node-lifecycle-grace")
+        elif (ready is not None and ready.status == "True"
+              and self.over(key, "node-lifecycle-grace", key.name, machine.boot_id)):
+            node = self.kube.update_status(replace(node, status=replace(
+                node.status, conditions=set_condition(node.status.conditions, "Ready", "Unknown", *SILENT, ctx.now))))
+            ready = condition(node.status.conditions, "Ready")
+            self._mark_pods(key, ctx.now)
+        taints = self._taints(node, ready, ctx.now)
+        if taints != node.spec.taints:
+            node = self.kube.update(replace(node, spec=replace(node.spec, taints=taints)))
+        return node
+
+    @staticmethod
+    def _taints(node: Node, ready: Condition | None, now: float) -> tuple[Taint, ...]:
+        """The node's taints with those that its Ready condition asks for, and without the others."""
+        status = ready.status if ready is not None else "True"
+        wanted = {"Unknown": UNREACHABLE, "False": NOT_READY}.get(status)
+        kept = tuple(t for t in node.spec.taints if t.key not in (UNREACHABLE, NOT_READY) or t.key == wanted)
+        if wanted is None or any(t.key == wanted for t in kept):
+            return kept if len(kept) != len(node.spec.taints) else node.spec.taints
+        return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=format_time(now)),
+                Taint(key=wanted, effect="NoExecute", time_added=format_time(now)))
+
+    def _mark_pods(self, key: Key, now: float) -> None:
+        for pod in self.kube.view(PodsByNode, key.name).on(key.name):
+            if pod_ready(pod):
+                conditions = set_condition(pod.status.conditions, "Ready", "False", "", "", now)
+                try:
+                    self.kube.update_status(replace(pod, status=replace(pod.status, conditions=conditions)))
+                except NotFound:
+                    continue
+
+    # --- pods that must go
+
+    def _evict(self, key: Key, node: Node) -> None:
+        taints = [t for t in node.spec.taints if t.effect == "NoExecute"]
+        if not taints:
+            return
+        since = tuple(f"{t.key}={t.value}@{t.time_added}" for t in taints)
+        for pod in self.kube.view(PodsByNode, key.name).on(key.name):
+            seconds = evicted_after_s(pod, taints)
+            if seconds == FOREVER or pod.deleting:
+                continue
+            if seconds == 0 or self.waited(key, ("evict", pod.key), (pod.metadata.uid, *since),
+                                           lambda s=seconds: s):  # type: ignore[misc]
+                self.forget(key, ("evict", pod.key))
+                self._delete(pod)
+
+    def _delete(self, pod: Pod) -> None:
+        try:
+            self.kube.delete(Pod, pod.key, uid=pod.metadata.uid)
+        except NotFound:
+            return
+
+    def _collect_orphans(self, key: Key) -> None:
+        pods = self.kube.view(PodsByNode, key.name).on(key.name)
+        if pods and self.waited(key, "orphaned", (), lambda: ORPHANED_S):
+            for pod in pods:
+                self._pods.kill(pod)
+            self.forget(key, "orphaned")
+
+
+def _judged_anew(old: Object | None, new: Object | None) -> bool:
+    if not isinstance(old, Node) or not isinstance(new, Node):
+        return True
+    return (old.spec.taints != new.spec.taints
+            or condition(old.status.conditions, "Ready") != condition(new.status.conditions, "Ready"))

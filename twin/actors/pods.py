@@ -1,0 +1,354 @@
+"""The kubelets' other half: pods from binding to their last container, across crashes and reboots of their host.
+
+What a pod's containers do to the world is a `Program`; a pod without one runs until somebody deletes it. Where a pod
+stands in its life is kubelet memory; its status is written when somebody could act on the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from twin.actors.actor import Actor
+from twin.actors.hosts import Durations, Hosts, Machine, PodVerbs
+from twin.actors.podviews import finished, pod_ready
+from twin.backends.base import Clock, KubeApi
+from twin.model.core import ContainerStatus, Pod, PodStatus
+from twin.model.meta import Condition, Conditions, Key, condition, format_time, replace
+from twin.runtime.reconcile import DONE, Context, Result, Watch
+
+CRASH_FIRST_S: Final = 10.0
+CRASH_MAX_S: Final = 300.0
+"""Kubernetes' back-off between restarts of a crashing container: doubling from 10 s to 5 min."""
+
+PROBE_PERIOD_S: Final = 10.0
+PROBE_FAILURES: Final = 30
+"""The DMS pod's startup probe (provisioning.md 3.1): period and failures until the container is restarted."""
+
+
+class Program(Protocol):
+    """What the containers of a kind of pods do."""
+
+    def takes_s(self, pod: Pod, container: str, attempt: str) -> float | None:
+        """How long this container runs; None: until it is stopped."""
+        ...
+
+    def finish(self, pod: Pod, container: str) -> str:
+        """The container's time is over: do its work to the world. '' or why it failed (exit code 1)."""
+        ...
+
+    def can_start(self, pod: Pod) -> bool:
+        """Can the pod's volumes be mounted?"""
+        ...
+
+    def healthy(self, pod: Pod) -> bool:
+        """The startup probe of its main container."""
+        ...
+
+    def started(self, pod: Pod) -> None:
+        """The main container runs."""
+        ...
+
+    def stopped(self, node: str) -> None:
+        """The pod's containers on this host were stopped."""
+        ...
+
+
+FindProgram = Callable[[Pod], Program | None]
+
+
+def no_program(_: Pod) -> Program | None:
+    return None
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """Where one pod stands on one host. `step`: -1 sandbox, then its init containers, then its main containers."""
+
+    uid: str
+    node: str
+    boot_id: str
+    program: Program | None
+    step: int = -1
+    restarts: list[int] = field(default_factory=list)
+    crashes: int = 0
+    """Failed attempts in a row of the container at `step`."""
+    error: str = ""
+    """Why that container last failed, while it backs off."""
+    running: bool = False
+    """Did the main containers start in this boot?"""
+    ready: bool = False
+    unmounted: bool = False
+    exit_code: int | None = None
+    """Of the main container, once it ended for good."""
+
+    def attempt(self) -> str:
+        return f"{self.uid}/{self.boot_id}/{self.step}/{self.crashes}/{sum(self.restarts)}"
+
+
+class PodLife(Actor):
+    """Runs the pods bound to the fleet's hosts. Starting takes `pod-start`, ending a pod `drain-evict-pod` beside the
+    grace its spec asks for."""
+
+    name = "kubelet"
+    watches = (Watch(Pod, when=lambda old, new: new is None or bool(new.spec.node_name)),)  # type: ignore[attr-defined]
+
+    def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, hosts: Hosts, pods: PodVerbs,
+                 programs: FindProgram = no_program) -> None:
+        super().__init__(kube, clock, durations)
+        self._hosts = hosts
+        self._pods = pods
+        self._programs = programs
+        self._lives: dict[Key, _Life] = {}
+        self._on: dict[str, dict[Key, None]] = {}
+        hosts.subscribe(self._host_changed)
+
+    def _host_changed(self, name: str) -> None:
+        for key in list(self._on.get(name, ())):
+            self.wake(key)
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        pod, life = self.kube.get(Pod, key), self._lives.get(key)
+        if pod is None or (life is not None and life.uid != pod.metadata.uid):
+            self._end(key, life)
+            if pod is None:
+                return DONE
+            life = None
+        node = pod.spec.node_name
+        machine = self._hosts.machine(node) if node else None
+        if machine is None:
+            return DONE
+        self._on.setdefault(node, {})[key] = None
+        if not machine.up:
+            return DONE
+        if pod.deleting:
+            self._terminate(ctx, key, pod, life)
+            return DONE
+        if finished(pod):
+            return DONE
+        if life is None:
+            life = self._lives[key] = self._meet(pod, machine)
+        if life.boot_id != machine.boot_id:
+            self._rebooted(pod, life, machine)
+        self._advance(key, pod, life)
+        status = pod_status(pod, life, machine, ctx.now)
+        if status != pod.status:
+            self.kube.update_status(replace(pod, status=status))
+        return DONE
+
+    # --- begin and end
+
+    def _meet(self, pod: Pod, machine: Machine) -> _Life:
+        """A pod we do not know: a new one, or one that ran before this kubelet started."""
+        inits = len(pod.spec.init_containers)
+        life = _Life(uid=pod.metadata.uid, node=machine.name, boot_id=machine.boot_id, program=self._programs(pod),
+                     restarts=[0] * (inits + 1))
+        for i, status in enumerate((*pod.status.init_container_statuses, *pod.status.container_statuses[:1])):
+            life.restarts[i] = status.restart_count
+        if pod.status.phase == "Running":
+            life.step = inits
+        return life
+
+    def _rebooted(self, pod: Pod, life: _Life, machine: Machine) -> None:
+        """Everything that ran before the boot is gone; restartPolicy says what comes back."""
+        had_run, life.boot_id = life.step >= 0, machine.boot_id
+        life.running = life.ready = False
+        life.crashes, life.error = 0, ""
+        if pod.spec.restart_policy == "Never" and had_run:
+            life.exit_code = 137
+            return
+        if had_run:
+            for i in range(min(life.step, len(life.restarts) - 1) + 1):
+                life.restarts[i] += 1
+        life.step = -1
+
+    def _terminate(self, ctx: Context, key: Key, pod: Pod, life: _Life | None) -> None:
+        """SIGTERM, the grace its spec asks for, then the object goes."""
+        if life is not None and life.boot_id == pod_boot(self._hosts, pod):
+            grace = float(pod.spec.termination_grace_period_seconds or 0)
+            uid = pod.metadata.uid
+            if not self.waited(key, "terminate", (uid,),
+                               lambda: grace + self.durations("drain-evict-pod", key.namespace, key.name, uid)):
+                return
+        self._pods.kill(pod)
+
+    def _end(self, key: Key, life: _Life | None) -> None:
+        if life is not None:
+            del self._lives[key]
+            self._on.get(life.node, {}).pop(key, None)
+            if life.program is not None and life.running:
+                life.program.stopped(life.node)
+            for what in ("terminate", "container", "crash", "probe", "startup", "pod-start"):
+                self.forget(key, what)
+
+    # --- step by step
+
+    def _advance(self, key: Key, pod: Pod, life: _Life) -> None:
+        if life.exit_code is not None:
+            return
+        if life.step < 0:
+            if not self.over(key, "pod-start", key.namespace, key.name, life.uid, life.boot_id):
+                return
+            life.unmounted = life.program is not None and not life.program.can_start(pod)
+            if life.unmounted:
+                return
+            life.step = 0
+        inits = pod.spec.init_containers
+        while life.step < len(inits):
+            if not self._run(key, pod, life, str(inits[life.step]["name"])):
+                return
+            life.step += 1
+            life.crashes = 0
+        self._main(key, pod, life)
+
+    def _run(self, key: Key, pod: Pod, life: _Life, container: str) -> bool:
+        """Has the container at `step` ended well?"""
+        if life.error:
+            back_off = min(CRASH_FIRST_S * 2.0 ** (life.crashes - 1), CRASH_MAX_S)
+            if not self.waited(key, "crash", (life.attempt(),), lambda: back_off):
+                return False
+            life.error = ""
+            life.restarts[life.step] += 1
+        attempt, program = life.attempt(), life.program
+        if not self.waited(key, "container", (attempt,), lambda: _takes(program, pod, container, attempt) or 0.0):
+            return False
+        life.error = program.finish(pod, container) if program is not None else ""
+        if life.error:
+            life.crashes += 1
+            self._run(key, pod, life, container)  # starts the back-off
+            return False
+        return True
+
+    def _main(self, key: Key, pod: Pod, life: _Life) -> None:
+        program = life.program
+        if not life.running:
+            life.running = True
+            if program is not None:
+                program.started(pod)
+        self._probe(key, pod, life)
+        container = str(pod.spec.containers[0]["name"]) if pod.spec.containers else ""
+        takes = _takes(program, pod, container, life.attempt())
+        if takes is None or program is None or not self.waited(key, "container", (life.attempt(),), lambda: takes):
+            return
+        if life.error == "":
+            life.error = program.finish(pod, container)
+            if not life.error or pod.spec.restart_policy == "Never":
+                life.exit_code = 1 if life.error else 0
+                return
+            life.crashes += 1
+        back_off = min(CRASH_FIRST_S * 2.0 ** (life.crashes - 1), CRASH_MAX_S)
+        if self.waited(key, "crash", (str(life.crashes),), lambda: back_off):
+            life.error, life.running = "", False
+            life.restarts[-1] += 1
+            self._main(key, pod, life)
+
+    def _probe(self, key: Key, pod: Pod, life: _Life) -> None:
+        """Ready with the first startup probe that passes; restarted when the allowed number failed."""
+        if life.ready:
+            return
+        attempt = life.attempt()
+        if life.program is None or life.program.healthy(pod):
+            # A failing probe is followed by the next one a period later.
+            if not self._probing(key, attempt) or self.waited(key, "probe", (attempt,), lambda: PROBE_PERIOD_S):
+                life.ready = True
+                self.forget(key, "startup")
+                self.forget(key, "probe")
+            return
+        self.forget(key, "probe")
+        if self.waited(key, "startup", (attempt,), lambda: PROBE_PERIOD_S * PROBE_FAILURES):
+            life.restarts[-1] += 1
+            if life.program is not None:
+                life.program.stopped(life.node)
+                life.program.started(pod)
+            self._probe(key, pod, life)
+
+    def _probing(self, key: Key, attempt: str) -> bool:
+        found = self._waits.get((key, "startup"))
+        return found is not None and found[0] == (attempt,)
+
+
+def pod_boot(hosts: Hosts, pod: Pod) -> str:
+    machine = hosts.machine(pod.spec.node_name)
+    return machine.boot_id if machine is not None else ""
+
+
+def _takes(program: Program | None, pod: Pod, container: str, attempt: str) -> float | None:
+    return program.takes_s(pod, container, attempt) if program is not None else None
+
+
+# --- status
+
+_WAITING: Final[dict[str, Any]] = {"waiting": {"reason": "PodInitializing"}}
+_CREATING: Final[dict[str, Any]] = {"waiting": {"reason": "ContainerCreating"}}
+_COMPLETED: Final[dict[str, Any]] = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+
+
+def pod_status(pod: Pod, life: _Life, machine: Machine, now: float) -> PodStatus:
+    """The status a kubelet would show for this life; the same object when there is nothing new."""
+    old, inits = pod.status, pod.spec.init_containers
+    if life.step < 0 and not inits and old.phase in ("", "Pending") and not life.unmounted:
+        return old  # the few seconds in which a plain pod is created interest nobody
+    if life.step < 0 and not inits and not life.unmounted and not pod_ready(pod):
+        return old
+    phase = _phase(life, len(inits))
+    sandbox, initialized = life.step >= 0, life.step >= len(inits)
+    status = PodStatus(
+        phase=phase, reason=old.reason, message=old.message, pod_ip=machine.address if pod.spec.host_network else
+        old.pod_ip, host_ip=machine.address,
+        conditions=_conditions(old.conditions, sandbox, initialized, life.ready and phase == "Running", now),
+        init_container_statuses=tuple(
+            _init_status(str(c["name"]), i, life, old.init_container_statuses, now) for i, c in enumerate(inits)),
+        container_statuses=tuple(
+            _main_status(str(c["name"]), life, len(inits), old.container_statuses, now)
+            for c in pod.spec.containers))
+    return old if status == old else status
+
+
+def _phase(life: _Life, inits: int) -> str:
+    if life.exit_code is not None:
+        return "Failed" if life.exit_code else "Succeeded"
+    return "Running" if life.step >= inits else "Pending"
+
+
+def _conditions(old: Conditions, sandbox: bool, initialized: bool, ready: bool, now: float) -> Conditions:
+    """In the order a kubelet writes them; a condition that keeps its status is kept."""
+    return tuple(
+        c if (c := condition(old, type_)) is not None and c.status == ("True" if is_so else "False")
+        else Condition(type=type_, status="True" if is_so else "False", last_transition_time=format_time(now))
+        for type_, is_so in (("PodReadyToStartContainers", sandbox), ("Initialized", initialized), ("Ready", ready),
+                             ("ContainersReady", ready), ("PodScheduled", True)))
+
+
+def _init_status(name: str, i: int, life: _Life, old: tuple[ContainerStatus, ...], now: float) -> ContainerStatus:
+    restarts = life.restarts[i]
+    if i < life.step:
+        return ContainerStatus(name=name, ready=True, restart_count=restarts, state=_COMPLETED)
+    if i > life.step:
+        return ContainerStatus(name=name, restart_count=restarts, state=_CREATING if life.step < 0 else _WAITING)
+    if life.error:
+        failed = {"terminated": {"exitCode": 1, "reason": "Error", "message": life.error}}
+        return ContainerStatus(name=name, restart_count=restarts, last_state=failed, state={
+            "waiting": {"reason": "CrashLoopBackOff"}})
+    return ContainerStatus(name=name, restart_count=restarts, state=_running(name, restarts, old, now))
+
+
+def _main_status(name: str, life: _Life, inits: int, old: tuple[ContainerStatus, ...], now: float) -> ContainerStatus:
+    restarts = life.restarts[-1]
+    if life.exit_code is not None:
+        state = {"terminated": {"exitCode": life.exit_code, "reason": "Error", "message": life.error}}
+        return ContainerStatus(name=name, restart_count=restarts, state=state if life.exit_code else _COMPLETED)
+    if life.step < inits or not life.running:
+        return ContainerStatus(name=name, restart_count=restarts, state=_WAITING if inits else _CREATING)
+    if life.error:
+        return ContainerStatus(name=name, restart_count=restarts, state={"waiting": {"reason": "CrashLoopBackOff"}})
+    return ContainerStatus(name=name, ready=life.ready, restart_count=restarts,
+                           state=_running(name, restarts, old, now))
+
+
+def _running(name: str, restarts: int, old: tuple[ContainerStatus, ...], now: float) -> dict[str, Any]:
+    """The state of a running container; its start is when it was first seen running."""
+    for status in old:
+        if status.name == name and status.restart_count == restarts and "running" in status.state:
+            return dict(status.state)
+    return {"running": {"startedAt": format_time(now)}}
