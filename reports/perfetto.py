@@ -114,7 +114,7 @@ class _Writer:
 
     def places(self, run: Run) -> dict[str, int]:
         """The track of each DPU under its host and rack, in the order of racks, hosts, DPUs."""
-        from reports.palette import natural
+        from reports.axes import natural
 
         dpus = dict.fromkeys(row.dpu for row in run.phases()) | dict.fromkeys(run.trace.places)
         ordered = sorted(dpus, key=lambda d: (natural(run.place(d).rack), natural(run.place(d).host), natural(d)))
