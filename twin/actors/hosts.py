@@ -120,39 +120,34 @@ class Hosts(Protocol):
 
 
 class Arm(Protocol):
-    """One DPU's own computer. Its hostname is the DPU's name once an installation gave it one."""
+    """One DPU's own computer, as its DPU cluster hears of it. Its hostname is the DPU's name."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def up(self) -> bool:
-        """Does the installed operating system run its services?"""
+    def kubelet_ready(self) -> bool:
+        """Does its kubelet report Ready, and is it heard (OS up, joined, CNI there, its network path intact)?"""
         ...
 
     @property
-    def boot_id(self) -> str: ...
-
-    @property
-    def install_id(self) -> str:
-        """A new one with every installation: a fresh disk has joined nothing."""
+    def boot_id(self) -> str:
+        """A new one with every boot of its operating system."""
         ...
 
     @property
     def address(self) -> str:
-        """br-comm-ch's IPv4 address; '' while DHCP over pf0vf0, VF0 and br-dpu has no path."""
+        """Its IPv4 address on br-comm-ch."""
         ...
 
     @property
-    def join_command(self) -> str:
-        """`kubeadm join HOST:PORT --token ID.SECRET ...` of its bf.cfg; '' when it has none."""
+    def server(self) -> str:
+        """HOST:PORT of the API server it joined; '' when it has joined none since it was installed."""
         ...
 
 
 class Arms(Protocol):
-    """All DPUs of the fleet, by hostname."""
-
-    def names(self) -> Sequence[str]: ...
+    """All DPUs of the fleet, by name."""
 
     def arm(self, name: str) -> Arm | None: ...
 
