@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from scenarios.base import ACTIONS, Apply, Manifest, Patch, Scenario, ScenarioFile, Step, TimelineEntry
 from scenarios.objects import (
-    SERVICE_KINDS,
+    IDLE_KINDS,
     duplicates,
     expand,
     kubectl_order,
@@ -335,9 +335,8 @@ class Loader:
         return filled.text
 
     def _check_kind(self, part: Part, action: Any, at: tuple[str | int, ...]) -> None:
-        known = {*KINDS, *SERVICE_KINDS}
-        if action.kind not in known and not action.apiVersion:
-            near = difflib.get_close_matches(action.kind, sorted(known), n=1)
+        if action.kind not in KINDS and not action.apiVersion:
+            near = difflib.get_close_matches(action.kind, sorted(KINDS), n=1)
             hint = f"did you mean {near[0]}?" if near else "give its apiVersion too"
             self.mistakes.append(part.wrong((*at, "kind"), f"unknown kind, {hint}", action.kind))
 
@@ -408,7 +407,8 @@ def cel_mistake(expression: str) -> str:
         cel.compile(expression)
     except ValueError as error:
         match = re.search(r"ERROR: <input>:1:(\d+): (.*)", str(error))
-        return f"not a CEL expression: column {match[1]}: {match[2].partition(' expecting')[0]}" if match else "not a CEL expression"
+        what = f": column {match[1]}: {match[2].partition(' expecting')[0]}" if match else ""
+        return f"not a CEL expression{what}"
     return ""
 
 
@@ -417,10 +417,10 @@ def _warnings(manifests: Sequence[Manifest], steps: Sequence[Step], horizon_s: f
     applied = [*manifests, *(m for s in steps if isinstance(s.action, Apply) for m in s.action.manifests)]
     count: dict[str, int] = {}
     for m in applied:
-        if m.id.kind not in KINDS and m.id.kind != "DPUDeployment":
+        if m.id.kind not in KINDS or m.id.kind in IDLE_KINDS:
             count[m.id.kind] = count.get(m.id.kind, 0) + 1
     late = [s.where for s in steps if s.at_s >= horizon_s]
-    return (*(f"{kind}: {n} stored, no controller acts on this kind yet" for kind, n in sorted(count.items())),
+    return (*(f"{kind}: {n} stored, no controller acts on this kind" for kind, n in sorted(count.items())),
             *(f"{where}: never happens, it is at or behind the horizon of {duration(horizon_s)}" for where in late))
 
 

@@ -6,30 +6,36 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from scenarios.base import Manifest, ObjectId
+from twin.model import services
 from twin.model.kinds import KINDS
 from twin.model.mistakes import BadInput, Mistake
+from twin.model.rules import ABSENT
+from twin.model.schema import has_crd
+from twin.model.validation import violations
 from twin.model.yamlmarks import Marked, documents
 
 SUFFIXES: Final = (".yaml", ".yml", ".json")
 STOCK: Final = Path(__file__).with_name("stock")
 """What a DPF installation brings along: objects that upstream's guides refer to and no manifest of theirs holds."""
 
-SERVICE_KINDS: Final = (
-    "DPUDeployment", "DPUService", "DPUServiceChain", "DPUServiceConfiguration", "DPUServiceCredentialRequest",
-    "DPUServiceIPAM", "DPUServiceInterface", "DPUServiceNAD", "DPUServiceTemplate", "ServiceChain", "ServiceChainSet",
-    "ServiceInterface", "ServiceInterfaceSet",
-)
-_DPF_KINDS: Final[Mapping[str, frozenset[str]]] = {
-    "provisioning.dpu.nvidia.com": frozenset(
-        ("BFB", "DPU", "DPUCluster", "DPUDevice", "DPUFlavor", "DPUNode", "DPUSet")),
-    "svc.dpu.nvidia.com": frozenset(SERVICE_KINDS),
-    "operator.dpu.nvidia.com": frozenset(("DPFOperatorConfig",)),
-}
+IDLE_KINDS: Final = frozenset(k.KIND for k in services.KINDS) - {"DPUDeployment"}
+"""Kinds of DPF that are stored and validated, but that no controller here acts on."""
+
+
+def _by_group() -> dict[str, frozenset[str]]:
+    groups: dict[str, set[str]] = {}
+    for kind in KINDS.values():
+        if has_crd(kind):
+            groups.setdefault(kind.GROUP, set()).add(kind.KIND)
+    return {group: frozenset(kinds) for group, kinds in groups.items()}
+
+
+_DPF_KINDS: Final = _by_group()
 _CORE_KINDS: Final = frozenset((
     "Namespace", "Node", "Pod", "Secret", "ConfigMap", "Event", "Service", "ServiceAccount", "PersistentVolume",
     "PersistentVolumeClaim", "Endpoints", "LimitRange", "ResourceQuota", "ReplicationController", "PodTemplate", "List",
@@ -161,10 +167,6 @@ def shown_path(path: Path) -> str:
 
 def violations_of(manifest: Manifest) -> list[Mistake]:
     """What the schema of the object's kind refuses."""
-    from twin.model.rules import ABSENT
-    from twin.model.schema import has_crd
-    from twin.model.validation import violations
-
     kind = KINDS.get(manifest.id.kind)
     if kind is None or manifest.id.group != kind.GROUP or not has_crd(kind):
         return []

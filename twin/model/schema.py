@@ -91,8 +91,10 @@ def _object(cls: type[Part]) -> Schema:
 def _fields(cls: type[msgspec.Struct]) -> tuple[dict[str, Schema], list[str]]:
     properties: dict[str, Schema] = {}
     required: list[str] = []
+    root = issubclass(cls, Object)  # whose metadata is the server's own business; a template's is not
     for name, (schema, needed) in sorted({
-        f.encode_name: (_element(f.type), is_required(f)) for f in msgspec.structs.fields(cls) if f.name != "metadata"
+        f.encode_name: (_element(f.type), is_required(f)) for f in msgspec.structs.fields(cls)
+        if not (root and f.name == "metadata")
     }.items()):
         properties[name] = schema
         if needed:
