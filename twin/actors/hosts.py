@@ -8,7 +8,6 @@ the machine's name after any of them changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from twin.backends.base import KubeApi
@@ -27,18 +26,29 @@ def asleep(_: Key) -> None:
     """The `wake` of an actor that nobody runs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
+class Card(Protocol):
     """One BlueField as a PCI scan of its host finds it (provisioning.md 3.1, 8.1)."""
 
-    pci_address: str
-    """Domain-bus-device with hyphens: `0000-2b-00`."""
-    pf0_name: str
-    number_of_pfs: int = 1
-    psid: str = ""
-    """Empty when not known."""
-    device_id: str = "a2dc"
-    """a2dc BlueField-3, a2d6 BlueField-2; others are no DPUs to dmsinit and the detector."""
+    @property
+    def pci_address(self) -> str:
+        """Domain-bus-device with hyphens: `0000-2b-00`."""
+        ...
+
+    @property
+    def pf0_name(self) -> str: ...
+
+    @property
+    def number_of_pfs(self) -> int: ...
+
+    @property
+    def psid(self) -> str:
+        """Empty when not known."""
+        ...
+
+    @property
+    def device_id(self) -> str:
+        """a2dc BlueField-3, a2d6 BlueField-2; others are no DPUs to dmsinit and the detector."""
+        ...
 
 
 DPU_DEVICE_IDS = ("a2dc", "a2d6")
