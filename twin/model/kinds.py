@@ -34,8 +34,13 @@ def from_manifest(manifest: dict[str, Any]) -> Object:
 
 
 def to_manifest(obj: Object) -> dict[str, Any]:
-    """The mapping that `kubectl get -o json` would show."""
+    """The mapping that `kubectl get -o json` would show: plain JSON values, so lists, never tuples."""
     if isinstance(obj, Unstructured):
         return {"apiVersion": obj.group_version, "kind": obj.kind,
-                "metadata": msgspec.to_builtins(obj.metadata), **obj.content}
-    return {"apiVersion": obj.api_version(), "kind": obj.KIND, **msgspec.to_builtins(obj)}
+                "metadata": _plain(obj.metadata), **obj.content}
+    return {"apiVersion": obj.api_version(), "kind": obj.KIND, **_plain(obj)}
+
+
+def _plain(value: msgspec.Struct) -> dict[str, Any]:
+    mapping: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return mapping

@@ -34,15 +34,14 @@ class BfbRegistry(Part):
 
 
 class InstallViaRedfish(Part):
-    bfb_registry_address: Annotated[str, Rule(required=True, min_length=1)] = ""
+    bfb_registry_address: Annotated[str, Rule(min_length=1)] = ""
     bfb_registry: BfbRegistry | None = None
 
 
 class InstallInterface(Part):
-    """Exactly one is set; the message is ours, the sheet does not give upstream's."""
-
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
-        one_of("installViaGNOI", "installViaRedfish"), "only one of installViaGNOI, installViaRedfish can be set"),))
+        one_of("installViaGNOI", "installViaRedfish"),
+        "exactly one of installViaGNOI or installViaRedfish must be set"),))
 
     install_via_gnoi: dict[str, Any] | None = field(name="installViaGNOI", default=None)
     install_via_redfish: InstallViaRedfish | None = None
@@ -106,13 +105,13 @@ class Flannel(Part):
 
 class Overrides(Part):
     paused: bool | None = None
-    dpu_cni_bin_path: Annotated[str | None, Rule(default="/opt/cni/bin")] = field(name="dpuCNIBinPath", default=None)
-    dpu_cni_path: Annotated[str | None, Rule(default="/etc/cni/net.d")] = field(name="dpuCNIPath", default=None)
-    dpu_openvswitch_run_path: Annotated[str | None, Rule(default="/var/run/openvswitch")] = field(
+    dpu_cni_bin_path: str | None = field(name="dpuCNIBinPath", default=None)
+    dpu_cni_path: str | None = field(name="dpuCNIPath", default=None)
+    dpu_openvswitch_run_path: str | None = field(
         name="dpuOpenvSwitchRunPath", default=None)
-    dpu_openvswitch_bin_path: Annotated[str | None, Rule(default="/usr/bin/")] = field(
+    dpu_openvswitch_bin_path: str | None = field(
         name="dpuOpenvSwitchBinPath", default=None)
-    dpu_openvswitch_system_shared_path: Annotated[str | None, Rule(default="/lib")] = field(
+    dpu_openvswitch_system_shared_path: str | None = field(
         name="dpuOpenvSwitchSystemSharedPath", default=None)
     kubernetes_api_server_vip: str | None = field(name="kubernetesAPIServerVIP", default=None)
     kubernetes_api_server_port: int | None = field(name="kubernetesAPIServerPort", default=None)

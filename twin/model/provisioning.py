@@ -397,7 +397,7 @@ class TemplateCluster(Part):
 
 
 class DpuTemplateSpec(Part):
-    bfb: BfbRef = BfbRef()
+    bfb: Annotated[BfbRef, Rule(sent=True)] = BfbRef()
     dpu_flavor: Annotated[str, Rule(sent=True)] = ""
     node_effect: Annotated[NodeEffect | None, DRAIN] = None
     cluster: TemplateCluster | None = None
@@ -405,14 +405,14 @@ class DpuTemplateSpec(Part):
 
 class DpuTemplate(Part):
     annotations: Mapping[str, str] = {}
-    spec: DpuTemplateSpec = DpuTemplateSpec()
+    spec: Annotated[DpuTemplateSpec, Rule(sent=True)] = DpuTemplateSpec()
 
 
 class DpuSetSpec(Part):
     strategy: DpuSetStrategy | None = None
     dpu_node_selector: LabelSelector | None = None
     dpu_selector: Mapping[str, str] = {}
-    dpu_template: DpuTemplate = DpuTemplate()
+    dpu_template: Annotated[DpuTemplate, Rule(sent=True)] = DpuTemplate()
 
 
 class DpuSetStatus(Part):
@@ -424,7 +424,7 @@ class DpuSet(_Provisioning):
     PLURAL: ClassVar[str] = "dpusets"
     HAS_STATUS: ClassVar[bool] = True
 
-    spec: DpuSetSpec = DpuSetSpec()
+    spec: Annotated[DpuSetSpec, Rule(sent=True)] = DpuSetSpec()
     status: DpuSetStatus | None = None
 
 

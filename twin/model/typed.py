@@ -71,7 +71,8 @@ def _rules(f: FieldCheck, value: Any, old: Any, path: Path, errors: list[FieldEr
 
 
 def _builtins(value: Any) -> Any:
-    return msgspec.to_builtins(value) if isinstance(value, Part) else value
+    """Plain JSON: CEL knows lists, not tuples."""
+    return msgspec.json.decode(msgspec.json.encode(value)) if isinstance(value, Part | tuple) else value
 
 
 @cache
@@ -226,7 +227,8 @@ def _defaults(cls: type[Part] | type[Object]) -> tuple[tuple[str, Any, Any, bool
 def with_defaults(value: Any) -> Any:
     """The same object or part with the schema's defaults where an attribute is empty; itself if nothing is missing."""
     changes = {}
-    for attr, empty, default, below in _defaults(type(value)):
+    cls: Any = type(value)
+    for attr, empty, default, below in _defaults(cls):
         current = getattr(value, attr)
         new = current
         if default is not ABSENT and (current is None or current == empty):
@@ -236,3 +238,68 @@ def with_defaults(value: Any) -> Any:
         if new is not current:
             changes[attr] = new
     return replace(value, **changes) if changes else value
+
+
+# --- what Go would send
+
+_CONDITION_SENT: Final = ("message", "reason")
+_ZEROS: Final[dict[Any, Any]] = {str: "", int: 0, bool: False, float: 0}
+
+
+@cache
+def _sent(cls: type[Part] | type[Object]) -> tuple[tuple[str, Any, Any], ...]:
+    """(field, what an absent one is sent as or ABSENT, the class inside) of every field that matters here."""
+    out = []
+    for f in fields(cls):
+        if f.name == "metadata":
+            continue
+        bare, rule = unwrap(f.type)
+        inner = bare
+        if get_origin(bare) is tuple or get_origin(bare) is Mapping:
+            inner = unwrap(get_args(bare)[0 if get_origin(bare) is tuple else 1])[0]
+        part = inner if isinstance(inner, type) and issubclass(inner, Part) else None
+        zero: Any = ABSENT
+        if rule.sent or is_required(f):
+            default = None if f.default is msgspec.NODEFAULT else f.default
+            zero = _zero(bare) if default is None else _builtins(default)
+        if zero is not ABSENT or part is not None:
+            out.append((f.encode_name, zero, part))
+    return tuple(out)
+
+
+def _zero(bare: Any) -> Any:
+    return [] if get_origin(bare) is tuple else _ZEROS.get(bare, {})
+
+
+def as_sent(cls: Any, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of one of our objects with the empty fields that a Go client writes out, in place.
+
+    Our encoder leaves out what is empty; upstream's types write a required field even then (a condition's message, the
+    url of a BFB without spec), and the API server checks it.
+    """
+    if cls is Condition:
+        for name in _CONDITION_SENT:
+            manifest.setdefault(name, "")
+        return manifest
+    for name, zero, part in _sent(cls):
+        if name not in manifest:
+            if zero is ABSENT:
+                continue
+            manifest[name] = msgspec.json.decode(msgspec.json.encode(zero))
+        value = manifest[name]
+        if part is None:
+            continue
+        if isinstance(value, list):
+            for item in value:
+                as_sent(part, item)
+        elif get_origin(_annotation(cls, name)) is Mapping:
+            for item in value.values():
+                as_sent(part, item)
+        else:
+            as_sent(part, value)
+    return manifest
+
+
+@cache
+def _annotation(cls: type[Part] | type[Object], name: str) -> Any:
+    return next(unwrap(f.type)[0] for f in fields(cls) if f.encode_name == name)
