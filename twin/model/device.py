@@ -87,11 +87,14 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     extra_reboot: bool = False
     joined: bool = False
     """The marker on its disk that a kubeadm join succeeded; an install wipes it."""
+    rescans: bool = False
+    """What this card's installs change alters what the host sees on PCI."""
+    rescan_pending: bool = False
 
     @property
     def rescan_required(self) -> bool:
-        """MFRL's pci_rescan_required: parameters or mode that wait for a reset change what the host sees on PCI."""
-        return self.nvconfig != self.next_nvconfig or self.mode != self.next_mode
+        """MFRL's pci_rescan_required: something that waits for a reset changes what the host sees on PCI."""
+        return self.rescan_pending or self.mode != self.next_mode
 
     @property
     def up(self) -> bool:
@@ -149,6 +152,11 @@ def power_on(d: Device) -> Device:
     return _start(replace(_loaded(d), powered=True))
 
 
+def reset(d: Device) -> Device:
+    """The card alone is reset, from outside DPF: its OS starts again, firmware stays as it runs."""
+    return _start(replace(d, doing="", new_image=None, new_config=None)) if d.powered else d
+
+
 def host_reset(d: Device) -> Device:
     """The host was reset and the card with it (mlxfwreset level 4): as power off and on."""
     return power_on(power_off(d))
@@ -185,7 +193,7 @@ def _installed(d: Device) -> Device:
     done = replace(
         d, arm=Arm.UP, doing="", image=image, config=config, new_image=None, new_config=None,
         flash=image.firmware if config.firmware_update and image.firmware else d.flash,
-        next_nvconfig=config.nvconfig or d.next_nvconfig,
+        next_nvconfig=config.nvconfig or d.next_nvconfig, rescan_pending=d.rescans,
     )
     return _start(replace(done, extra_reboot=True)) if config.extra_reboot else done
 
@@ -205,4 +213,4 @@ def _booted(d: Device) -> Device:
 
 
 def _loaded(d: Device) -> Device:
-    return replace(d, running=d.flash, nvconfig=d.next_nvconfig, mode=d.next_mode)
+    return replace(d, running=d.flash, nvconfig=d.next_nvconfig, mode=d.next_mode, rescan_pending=False)

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from twin.model.device import Device
+from twin.model.fleet import GI, Card
 from twin.model.parts import PARTS
 
 HOST_NETWORK_SCRIPT: Final = "hostnetwork.sh"
@@ -185,11 +186,12 @@ class Command(NamedTuple):
 
 
 class ShellError(Exception):
-    """A command ended with `code`; the text is what it wrote to stderr."""
+    """A command ended with `code` after `takes_s` seconds; the text is what it wrote to stderr."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, takes_s: float = 0.0) -> None:
         super().__init__(text)
         self.code = code
+        self.takes_s = takes_s
 
 
 def parse(command: str) -> Command:
@@ -293,34 +295,39 @@ _PROGRAMS: Final = {
 # --- answers as a host prints them
 
 
-class Card(NamedTuple):
+class Board(NamedTuple):
     """What flint knows of a card beside its firmware."""
 
     part_number: str
     psid: str
     description: str
-    serial: str = ""
 
 
-def card(part_number: str, serial: str = "") -> Card:
-    """The card with this part number; one we do not know says so little as an engineering sample does."""
-    part = PARTS.get(part_number)
-    if part is None:
-        return Card(part_number, "N/A", "N/A", serial)
-    return Card(part_number, part.psid, part.description, serial)
+def board(card: Card) -> Board:
+    """What this card of the fleet says of itself: by its part number, else by its model, cores and memory."""
+    part = PARTS.get(card.opn)
+    if part is not None:
+        return Board(part.opn, card.psid or part.psid, part.description)
+    return Board(card.opn, card.psid or "N/A", f"NVIDIA BlueField-3 {card.model} DPU; {card.cores} Arm cores; "
+                                               f"{card.memory_bytes // GI}GB on-board DDR; integrated BMC")
 
 
-def print_flint(card: Card, d: Device, *, full: bool = False) -> str:
+def unknown_board(opn: str) -> Board:
+    """An engineering sample: no table knows its number, and its description says no sizes."""
+    return Board(opn, "N/A", "N/A")
+
+
+def print_flint(board: Board, d: Device, *, full: bool = False) -> str:
     running = f"FW Version(Running):   {d.running}\n" if d.running != d.flash else ""
-    board = f"Part Number:           {card.part_number}\nDescription:           {card.description}\n" if full else ""
+    what = f"Part Number:           {board.part_number}\nDescription:           {board.description}\n" if full else ""
     return (
         f"Image type:            FS4\n"
         f"FW Version:            {d.flash}\n"
         f"{running}"
-        f"{board}"
+        f"{what}"
         f"Product Version:       {d.flash}\n"
         f"Description:           UID                GuidsNumber\n"
-        f"PSID:                  {card.psid}\n"
+        f"PSID:                  {board.psid}\n"
         f"Security Attributes:   secure-fw\n"
     )
 

@@ -69,6 +69,12 @@ PARTS: Final[Mapping[str, Part]] = {part.opn: part for part in (
          f"E-Series FHHL DPU; {_400G}; Single-port QSFP112; PCIe Gen5.0 x16", "Disabled"),
     _bf3("900-9D3D4-00EN-HA0", "B3140H", "MT_0000001069",
          "E-Series HHHL DPU; 400GbE (default mode) / NDR IB; Single-port QSFP112; PCIe Gen5.0 x16", "Enabled"),
+    _bf3("900-9D3B6-00CC-EA0", "B3210E", "MT_0000001117", f"E-Series FHHL DPU; {_100G}; {_X32}", "Enabled"),
+    _bf3("900-9D3C6-00CV-DA0", "B3220SH", "MT_0000001101", f"P-Series FHHL Storage Controller; {_200G}; {_X32}",
+         "Enabled"),
+    _bf3("900-9D3B4-00CV-EA0", "B3220L", "MT_0000001093", f"E-Series FHHL DPU; {_200G}; PCIe Gen5.0 x16", "Enabled"),
+    _bf3("900-9D3B4-00EN-EA0", "B3140L", "MT_0000001010",
+         f"E-Series FHHL DPU; {_400G}; Single-port QSFP112; PCIe Gen5.0 x16", "Enabled"),
     Part("900-9D219-0086-ST1", "MBF2M516A-CECOT", "MT_0000000375",
          "BlueField-2 E-Series DPU 100GbE Dual-Port QSFP56; PCIe Gen4 x16; Crypto and Secure Boot Enabled; "
          "8 Arm cores; 16GB on-board DDR; 1GbE OOB management; FHHL", Capacity(8, 16)),

@@ -26,6 +26,7 @@ SECOND: Final = 1_000_000_000
 
 _URGENT: Final = 0
 _NORMAL: Final = 1
+_LATE: Final = 5
 _FOREVER: Final = 1 << 62
 
 
@@ -94,6 +95,10 @@ class TwinEnvironment(simpy.Environment):
         call = Call(fn, args)
         heappush(self._queue, (self._now + delay_ns, priority, next(self._eid), call))
         return call
+
+    def call_late(self, delay_ns: int, fn: Callable[..., object], *args: Any) -> Call:
+        """As `call_at`, but after everything else of that instant: for whoever looks at what the instant brought."""
+        return self.call_at(delay_ns, fn, *args, priority=_LATE)
 
     def operation(self, name: str, delay_ns: int, value: Any = None) -> Operation:
         """An operation that succeeds with `value` in `delay_ns` nanoseconds."""

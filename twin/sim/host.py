@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from twin.model import device as dev
 from twin.model.device import Arm, Device
-from twin.model.dms_commands import Card, card
-from twin.model.parts import DEFAULT_OPN, PARTS
+from twin.model.dms_commands import Board, board, pci_address
+from twin.model.fleet import GI, Card, Host
 from twin.model.timing import Timing
 from twin.sim.clock import SECOND, Call, TwinEnvironment, ns
 from twin.sim.runner import touch
@@ -28,89 +28,61 @@ OFF: Final = "off"
 BOOTING: Final = "booting"
 UP: Final = "up"
 
-DEFAULT_FIRMWARE: Final = "32.43.1014"
-"""What a card of an unprepared fleet runs: BlueField-3 firmware of DOCA 2.9."""
-
-
-@dataclass(frozen=True, slots=True)
-class DpuRecord:
-    """One card as the fleet describes it. `name` is its DPUDevice's name, `pci` its address without function."""
-
-    name: str
-    pci: str = "0000:2b:00"
-    part_number: str = DEFAULT_OPN
-    serial: str = ""
-    firmware: str = DEFAULT_FIRMWARE
-    number_of_pfs: int = 2
-    pf0_name: str = "ens1f0np0"
-    mode: str = "dpu"
-    reset_level3: bool = True
-    reset_sync1: bool = True
-    memory_gb: int | None = None
-    """On-board memory; by default what the part number says, 16 for one we do not know."""
-
-
-@dataclass(frozen=True, slots=True)
-class HostRecord:
-    """One host as the fleet describes it. `br_dpu` and `default_route` are the administrator's preparation."""
-
-    name: str
-    ip: str
-    rack: str = ""
-    dpus: tuple[DpuRecord, ...] = ()
-    kubernetes: bool = True
-    br_dpu: bool = True
-    default_route: bool = True
-    skip_route_check: bool = False
-    rshim_taken: bool = False
-    """Another process on the host owns rshim: the rshim-preflight init container fails."""
-
 
 class SimDpu:
-    """One card in its host."""
+    """One card in its host. `pci` has colons and the domain; `name` is that of its DPUDevice."""
 
-    __slots__ = ("card", "counts", "device", "host", "kubelet_ready", "name", "p0_up", "pending", "record", "seasoned",
-                 "timer", "up_ns")
+    __slots__ = ("board", "card", "counts", "device", "doomed", "ends_ns", "host", "kubelet_ready", "may_join", "name", "p0_up", "pci",
+                 "pending", "seasoned", "timer", "up_ns")
 
-    def __init__(self, record: DpuRecord, host: SimHost) -> None:
-        part = PARTS.get(record.part_number)
-        memory = record.memory_gb or (part.capacity.memory_gb if part else 16)
-        self.record = record
-        self.name = record.name
+    def __init__(self, card: Card, host: SimHost) -> None:
+        self.card = card
+        self.name = card.name
+        self.pci = pci_address(card.pci)
         self.host = host
-        self.card: Card = card(record.part_number, record.serial)
-        self.device = Device(flash=record.firmware, running=record.firmware, memory_gb=memory, mode=record.mode,
-                             next_mode=record.mode, level3=record.reset_level3, sync1=record.reset_sync1)
+        self.board: Board = board(card)
+        self.device = Device(flash=card.firmware, running=card.firmware, memory_gb=card.memory_bytes // GI,
+                             level3=card.fw_reset, sync1=card.fw_reset, rescans=card.pci_rescan)
         self.timer: Call | None = None
+        self.ends_ns = 0  # when what the device is doing ends
         self.pending: Call | None = None  # the next step of the join loop, or of the node turning Ready
         self.counts: dict[str, int] = {}  # how often each operation was started: part of its draw
+        self.doomed = ""  # why the install under way will fail at its end
         self.p0_up = True
+        self.may_join = True
         self.up_ns = 0
         self.kubelet_ready = False
         self.seasoned = False  # was Ready before with this installation: its images are on disk
 
 
 class SimHost:
-    """One host. `saved` is /var/lib/dpf/dms/vf-config: it survives reboots, `vfs` and `bridged` do not."""
+    """One host. `saved` is /var/lib/dpf/dms/vf-config: it survives reboots, `vfs` and `bridged` do not.
 
-    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "default_route", "dpus", "mtu", "name", "record",
-                 "saved", "state", "timer", "vfs")
+    `route_check` False: the file that makes the network script skip its wait for the default route is there.
+    `rshim_taken`: something else on the host owns rshim, so the DMS pod's rshim-preflight fails.
+    """
 
-    def __init__(self, record: HostRecord) -> None:
+    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "default_route", "dpus", "ip", "mtu", "name",
+                 "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "vfs")
+
+    def __init__(self, record: Host) -> None:
         self.record = record
         self.name = record.name
+        self.ip = record.ip
+        self.rack = record.rack
         self.state = UP
         self.boot_ns = -86_400 * SECOND  # up for a day when the run starts
         self.boots = 0
         self.timer: Call | None = None
-        self.br_dpu = record.br_dpu
-        self.default_route = record.default_route
+        self.br_dpu = self.default_route = record.oob_bridge
+        self.route_check = True
+        self.rshim_taken = False
         self.vfs: dict[str, int] = {}
         self.bridged: dict[str, None] = {}
         self.mtu = 1500
         self.saved: dict[str, tuple[int, int]] = {}
-        self.dpus = tuple(SimDpu(d, self) for d in record.dpus)
-        self.by_pci = {d.record.pci: d for d in self.dpus}
+        self.dpus = tuple(SimDpu(card, self) for card in record.cards)
+        self.by_pci = {d.pci: d for d in self.dpus}
 
     @property
     def up(self) -> bool:
@@ -145,14 +117,14 @@ class Hosts:
     the loop would have tried; both ways give the same times.
     """
 
-    def __init__(self, env: TwinEnvironment, timing: Timing, records: Iterable[HostRecord], *, join: Join,
+    def __init__(self, env: TwinEnvironment, timing: Timing, hosts: Iterable[Host], *, join: Join,
                  observe: Observer | None = None, collapse: bool = True) -> None:
         self._env = env
         self._timing = timing
         self._join = join
         self._observe = observe
         self._collapse = collapse
-        self.hosts = {r.name: SimHost(r) for r in records}
+        self.hosts = {h.name: SimHost(h) for h in hosts}
         self.dpus: dict[str, SimDpu] = {d.name: d for h in self.hosts.values() for d in h.dpus}
         self.listeners = Listeners()
         self.readers: dict[Any, dict[Any, None]] = {}
@@ -164,17 +136,21 @@ class Hosts:
     def sample_ns(self, operation: str, dpu: SimDpu) -> int:
         """A duration of one of the DPU's operations: a new draw each time it starts."""
         n = dpu.counts[operation] = dpu.counts.get(operation, 0) + 1
-        return ns(self._timing.sample(operation, dpu.name, str(n), rack=dpu.host.record.rack))
+        return ns(self._timing.sample(operation, dpu.name, str(n), rack=dpu.host.rack))
 
     def uptime_s(self, host: SimHost) -> float:
         return (self._env.now - host.boot_ns) / SECOND
 
     # --- the host's power
 
-    def reboot(self, host: SimHost, operation: str = "host-reboot", delay_s: float = 0.0) -> None:
-        """Reset (`host-reboot`) or cold cycle (`host-power-cycle`) a host that is up; it drops after `delay_s`."""
+    def reboot(self, host: SimHost, operation: str = "host-reboot", *, commanded: bool = False) -> None:
+        """Reset (`host-reboot`) or cold cycle (`host-power-cycle`) a host that is up.
+
+        `commanded`: a BMC was told so, and the host drops after the timing profile's `host-drop`.
+        """
         if host.up:
-            self._env.call_at(ns(delay_s), self._drop, host, operation, host.boots)
+            delay = self._timing.sample("host-drop", host.name) if commanded else 0.0
+            self._env.call_at(ns(delay), self._drop, host, operation, host.boots)
 
     def power_off(self, host: SimHost) -> None:
         """No power until `power_on`: the host is off the network, its cards are dark."""
@@ -191,7 +167,7 @@ class Hosts:
 
     def rack(self, rack: str) -> Iterator[SimHost]:
         """The hosts of a rack, for its power."""
-        return (h for h in self.hosts.values() if h.record.rack == rack)
+        return (h for h in self.hosts.values() if h.rack == rack)
 
     def _drop(self, host: SimHost, operation: str, boots: int) -> None:
         if not host.up or host.boots != boots:
@@ -220,7 +196,7 @@ class Hosts:
     def _boot(self, host: SimHost, operation: str) -> None:
         host.state = BOOTING
         host.boots += 1
-        takes = self._timing.sample(operation, host.name, str(host.boots), rack=host.record.rack)
+        takes = self._timing.sample(operation, host.name, str(host.boots), rack=host.rack)
         host.timer = self._env.call_at(ns(takes), self._up, host)
 
     def _up(self, host: SimHost) -> None:
@@ -237,16 +213,16 @@ class Hosts:
     def attach(self, dpu: SimDpu, vfs: int, mtu: int) -> None:
         """VFs, VF0 into br-dpu, MTU, and the saved set-up. A VF count that is not 0 is never changed."""
         host = dpu.host
-        host.vfs.setdefault(dpu.record.pci, vfs)
+        host.vfs.setdefault(dpu.pci, vfs)
         host.mtu = mtu
-        host.bridged[dpu.record.pci] = None
-        host.saved[dpu.record.pci] = (vfs, mtu)
+        host.bridged[dpu.pci] = None
+        host.saved[dpu.pci] = (vfs, mtu)
         self._network(dpu)
 
     def detach(self, dpu: SimDpu) -> None:
         """`--delete`, and the script's clean-up after an error: VF0 leaves the bridge, the VFs stay."""
-        dpu.host.bridged.pop(dpu.record.pci, None)
-        dpu.host.saved.pop(dpu.record.pci, None)
+        dpu.host.bridged.pop(dpu.pci, None)
+        dpu.host.saved.pop(dpu.pci, None)
         self._network(dpu)
 
     def restore_network(self, host: SimHost) -> None:
@@ -266,6 +242,12 @@ class Hosts:
             host.default_route = default_route
         for dpu in host.dpus:
             self._network(dpu)
+
+    def allow_join(self, dpu: SimDpu, allowed: bool) -> None:
+        """While it is not allowed, kubeadm join fails on this DPU."""
+        dpu.may_join = allowed
+        if allowed:
+            self.join_may_succeed()
 
     def set_p0(self, dpu: SimDpu, up: bool) -> None:
         """The card's first port: while it is down the DPU has no control plane (known issue 3751863)."""
@@ -292,7 +274,12 @@ class Hosts:
                 self._note("dpu-reboot", dpu.host.name, dpu.name)
             elif new.arm == Arm.INSTALLING:
                 self._note("installing", dpu.host.name, dpu.name, new.new_image.identity if new.new_image else "")
-            dpu.timer = self._env.call_at(self.sample_ns(new.doing, dpu), self._finish, dpu)
+            takes = self.sample_ns(new.doing, dpu)
+            dpu.ends_ns = self._env.now + takes
+            dpu.timer = self._env.call_at(takes, self._finish, dpu)
+        if new.arm == Arm.RESETTING:
+            dpu.host.vfs.pop(dpu.pci, None)  # the driver restarts: its VFs are gone
+            dpu.host.bridged.pop(dpu.pci, None)
         if new.up != old.up:
             dpu.up_ns = self._env.now
             self._network(dpu)
@@ -300,9 +287,12 @@ class Hosts:
     def _finish(self, dpu: SimDpu) -> None:
         device = dpu.device
         what = device.doing
-        if what == dev.INSTALL and self._timing.fails(what, dpu.name, str(dpu.counts[what])):
-            self.fail_install(dpu, "the installer reported an error")
-            return
+        if what == dev.INSTALL:
+            if self._timing.fails(what, dpu.name, str(dpu.counts[what])):
+                dpu.doomed = dpu.doomed or "the installer reported an error"
+            if dpu.doomed:
+                self.fail_install(dpu, dpu.doomed)
+                return
         self._set(dpu, dev.finish(device), ended=True)
         if what == dev.INSTALL:
             dpu.seasoned = False
@@ -311,6 +301,14 @@ class Hosts:
             self._install_ended(dpu, "")
         elif dpu.device.arm == Arm.HUNG:
             self._note("hung", dpu.host.name, dpu.name)
+
+    def reset_dpu(self, dpu: SimDpu) -> None:
+        """Somebody resets the card outside DPF: the host's side of its VFs is stale until its network is set up anew.
+
+        This is known issue 4424305: neither DPF nor the host repairs it.
+        """
+        dpu.host.bridged.pop(dpu.pci, None)
+        self._set(dpu, dev.reset(dpu.device))
 
     def fail_install(self, dpu: SimDpu, why: str) -> None:
         """The install under way fails now; the card has no OS."""
@@ -329,16 +327,17 @@ class Hosts:
     def connected(self, dpu: SimDpu) -> bool:
         """Does the DPU reach its control plane: OS up, VF0 in an existing br-dpu of a host that is up, p0 up?"""
         host = dpu.host
-        return dpu.device.up and host.up and host.br_dpu and dpu.p0_up and dpu.record.pci in host.bridged
+        return dpu.device.up and host.up and host.br_dpu and dpu.p0_up and dpu.pci in host.bridged
 
     def join_may_succeed(self) -> None:
         """Something changed in a DPU cluster: DPUs whose join failed try again at the next turn of their loops."""
         refused, self._refused = self._refused, {}
         for dpu, at in refused.items():
-            dpu.pending = self._env.call_at(self._turn(at), self._try_join, dpu)
+            wait = self._turn(at) if self._env.now != at else ns(self._timing.sample("join-retry"))
+            dpu.pending = self._env.call_late(wait, self._try_join, dpu)
 
     def _turn(self, start: int) -> int:
-        """Nanoseconds until the loop that started at `start` turns next."""
+        """Nanoseconds until the loop that started at `start` turns next; 0 if it turns in this instant."""
         period = ns(self._timing.sample("join-retry"))
         return -((self._env.now - start) % -period) if period else 0
 
@@ -349,7 +348,7 @@ class Hosts:
         elif dpu.pending is None and not dpu.kubelet_ready and dpu not in self._refused:
             if not dpu.device.joined:
                 delay = self._turn(dpu.up_ns) + self.sample_ns("dpu-join", dpu)
-                dpu.pending = self._env.call_at(delay, self._try_join, dpu)
+                dpu.pending = self._env.call_late(delay, self._try_join, dpu)
             else:
                 delay = 0 if dpu.seasoned else self.sample_ns("cni-ready", dpu)
                 dpu.pending = self._env.call_at(delay, self._ready, dpu)
@@ -368,12 +367,12 @@ class Hosts:
         config = dpu.device.config
         assert config is not None
         dpu.pending = None
-        if not self._join(config.hostname, config.token, config.server):
+        if not dpu.may_join or not self._join(config.hostname, config.token, config.server):
             if self._collapse:
                 self._refused[dpu] = self._env.now
             else:
                 period = ns(self._timing.sample("join-retry"))
-                dpu.pending = self._env.call_at(period, self._try_join, dpu)
+                dpu.pending = self._env.call_late(period, self._try_join, dpu)
             return
         dpu.device = replace(dpu.device, joined=True)
         self._note("joined", dpu.host.name, dpu.name)
