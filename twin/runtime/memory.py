@@ -68,10 +68,11 @@ class Memory:
 
     def drop(self) -> None:
         """The process ended: everything is forgotten, operations in the world go on."""
-        running, self._running = self._running, {}
+        running = list(self._running.values())
+        self._running.clear()
         self._tasks.clear()
         self._values.clear()
-        for body in running.values():
+        for body in running:
             body.close()
 
     def _advance(self, token: Hashable, task: Task, body: TaskBody, value: Any, error: Exception | None) -> None:

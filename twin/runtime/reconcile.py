@@ -99,3 +99,14 @@ def owner_key(kind: type[Object]) -> Mapper:
         return ()
 
     return to
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """A row of the table of controllers: which manager process it runs in and with how many workers."""
+
+    name: str
+    process: str
+    make: Callable[[Any], Reconciler]
+    """`twin.backends.base.Backends` -> the reconciler."""
+    workers: int = 1

@@ -10,13 +10,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from twin.backends.base import ApiError, Unavailable, View
-from twin.model.core import Event, ObjectReference
-from twin.model.kinds import to_manifest
-from twin.model.meta import Key, Object, ObjectMeta, format_time, replace
+from twin.backends.base import Unavailable, View
+from twin.model.meta import Key, Object
 from twin.runtime.reconcile import Reconciler, Watch
-from twin.sim.clock import EPOCH, SECOND
-from twin.sim.kube import ApiServer, Resource
+from twin.sim.clock import SECOND
+from twin.sim.kube import ApiServer, Resource, resource_of
 from twin.sim.runner import Meter, Runner, touch
 
 T = TypeVar("T", bound=Object)
@@ -125,7 +123,7 @@ class Cache:
                 return
         elif new is None:
             return
-        elif (stored := self.server.table(type(new) if new.KIND else _resource(new)).get(key)) is None or (
+        elif (stored := self.server.table(resource_of(new)).get(key)) is None or (
                 stored.metadata.uid != new.metadata.uid):
             return
         readers = informer.readers
@@ -156,11 +154,6 @@ class Cache:
                 if was != now:
                     touch(informer.readers, (label, now))
                 index.setdefault(now, {})[key] = new
-
-
-def _resource(obj: Object) -> Resource:
-    from twin.sim.kube import resource_of
-    return resource_of(obj)
 
 
 def _wake(runner: Runner, reconciler: Reconciler, watch: Watch, old: Object | None, new: Object | None) -> None:
@@ -240,20 +233,29 @@ class SimKube:
 
     def view(self, view: type[V], token: Hashable) -> V:
         self._meter.reads.append((self._cache.view_readers, token))
-        return self._cache.view(view)
+        found = self._cache.view(view)
+        objects = getattr(found, "objects", None)
+        if objects is not None:
+            # Upstream lists what the view answers from memory: the pass pays for that list.
+            self._meter.cost_ns += self._costs.list_object_ns * objects(token)
+        return found
 
     def read_live(self, kind: type[T], key: Key) -> T:
         self._meter.reads.append((self._server.readers, (kind, key)))
-        self._request("Get", kind, key, self._costs.read_ns)
+        self._request("Get", (kind, key), self._costs.read_ns)
         return self._server.get(kind, key)
 
     def list_live(self, kind: type[T], namespace: str | None = None,
                   labels: Mapping[str, str] | None = None) -> Sequence[T]:
         self._meter.reads.append((self._server.readers, kind))
-        self._request("Get", kind, Key(namespace or "", ""), self._costs.read_ns)
+        self._request("Get", (kind, Key(namespace or "", "")), self._costs.read_ns)
         return [cast(T, o) for k, o in self._server.table(kind).items()
                 if (namespace is None or k.namespace == namespace)
                 and all(o.metadata.labels.get(a) == b for a, b in (labels or {}).items())]
+
+    def version(self) -> str:
+        self._request("Get", "/version", self._costs.read_ns)
+        return self._server.version
 
     # --- writes
 
@@ -302,14 +304,14 @@ class SimKube:
             meter.after(verb)
         return result
 
-    def _request(self, method: str, kind: type[Object], key: Key, cost: int) -> None:
+    def _request(self, method: str, what: Any, cost: int) -> None:
         meter = self._meter
         meter.reads.append((self._server.readers, "up"))
         if self._limit is not None:
             cost += self._limit.wait_ns(self._server.env.now + meter.cost_ns)
         meter.cost_ns += self._server.slowed(cost)
         if self._server.down:
-            self._refuse(method, (kind, key))
+            self._refuse(method, what)
 
     def _refuse(self, method: str, what: Any) -> None:
         self._meter.cost_ns += self._costs.refused_ns
@@ -319,6 +321,8 @@ class SimKube:
 
 
 def _path(what: Any) -> str:
+    if isinstance(what, str):
+        return what
     if isinstance(what, tuple):
         kind, key = what
     elif isinstance(what, Object):
@@ -329,5 +333,3 @@ def _path(what: Any) -> str:
     space = f"/namespaces/{key.namespace}" if key.namespace else ""
     return f"{root}{space}/{kind.PLURAL}" + (f"/{key.name}" if key.name else "")
 
-
-_ = (ApiError, Event, ObjectReference, to_manifest, ObjectMeta, format_time, replace, EPOCH)

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twin.backends.base import AlreadyExists, ApiError, Conflict, NotFound
-from twin.model.core import Namespace, Pod
-from twin.model.kinds import from_manifest, to_manifest
+from twin.model.core import Event, Namespace, ObjectReference, Pod, Service
+from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, replace
+from twin.model.typed import with_defaults
 from twin.sim.admission import admit, admit_typed
 from twin.sim.clock import EPOCH, SECOND, TwinEnvironment
+from twin.sim.node_ports import with_node_ports
 from twin.sim.runner import touch
 from twin.sim.trace import Trace
 
@@ -58,6 +60,7 @@ class ApiServer:
     """One cluster's API server. `name` is '' for the host cluster, else the DPU cluster's."""
 
     def __init__(self, env: TwinEnvironment, trace: Trace, name: str = "", *, lag_ns: int = 0, gc_ns: int = 0,
+                 write_ns: int = 0,
                  url: str = "https://10.0.0.1:6443", webhooks: Any = None) -> None:
         self.env = env
         self.trace = trace
@@ -66,6 +69,12 @@ class ApiServer:
         self.lag_ns = lag_ns
         self.webhooks = webhooks
         self.down = False
+        self.version = "v1.30.2"
+        self.slowness = 1.0
+        self.write_ns = write_ns
+        """How long the store is taken by one write: the inverse of its writes per second."""
+        self._written_at = 0
+        self._events = _Recorder()
         self.readers: dict[Any, dict[Any, None]] = {}
         """Who read what by live reads; tokens are (resource, key), resources, and 'up'."""
         self.observers: dict[Resource, list[Observer]] = {}
@@ -129,8 +138,14 @@ class ApiServer:
             meta, name=name, uid=self._uid(), resource_version=str(self._rv), generation=meta.generation or 1,
             creation_timestamp=format_time(EPOCH + at_ns / SECOND), deletion_timestamp="",
             deletion_grace_period_seconds=None))
-        if isinstance(obj, Object) and type(obj).HAS_STATUS and getattr(obj, "status", None) is None:
-            new = admit_typed(type(obj), new, None)
+        new = with_defaults(new)
+        if isinstance(new, Service):
+            new = with_node_ports(new, cast("list[Service]", list(table.values())))
+        try:
+            admit_typed(type(obj), new, None)
+        except ApiError as error:
+            self._refused(resource, key, "create", by, at_ns, error.reason)
+            raise
         table[key] = new
         for ref in meta.owner_references:
             self._dependents.setdefault(ref.uid, {})[resource, key] = None
@@ -167,7 +182,7 @@ class ApiServer:
                 return old
             generation = was.generation + (replace(new, metadata=was) != old)
         try:
-            new = admit_typed(type(obj), new, old)
+            admit_typed(type(obj), new, old, "status" if status else "")
         except ApiError as error:
             self._refused(resource, key, verb, by, at_ns, error.reason)
             raise
@@ -252,6 +267,43 @@ class ApiServer:
             self._rv += 1
             gone = replace(old, metadata=replace(old.metadata, resource_version=str(self._rv)))
             self._remove(Pod, key, old, gone, "delete", by, self.env.now)
+
+    def record_event(self, about: Object, type_: str, reason: str, message: str, by: str, at_ns: int) -> None:
+        """A Kubernetes Event as client-go's recorder sends it: equal ones are counted, a flood about one object is
+        cut off (burst 25, then one in 5 minutes)."""
+        if not self._events.allow((by, about.metadata.uid), at_ns):
+            return
+        kind = kind_name(resource_of(about))
+        self.trace.kube_event(at_ns, self.name, f"{kind}/{about.key}", type_, reason, message)
+        now = format_time(EPOCH + at_ns / SECOND)
+        same = (about.metadata.uid, by, type_, reason, message)
+        key = self._events.names.get(same)
+        old = self.find(Event, key) if key is not None else None
+        if old is not None:
+            self.update(replace(old, count=old.count + 1, last_timestamp=now), by, at_ns)
+            return
+        namespace = about.metadata.namespace or "default"
+        self._events.names[same] = key = Key(namespace, f"{about.metadata.name}.{self._made:016x}")
+        self.create(Event(
+            metadata=ObjectMeta(namespace=namespace, name=key.name), type=type_, reason=reason, message=message, count=1,
+            first_timestamp=now, last_timestamp=now, source={"component": by}, reporting_component=by,
+            involved_object=ObjectReference(
+                kind=kind, namespace=about.metadata.namespace, name=about.metadata.name, uid=about.metadata.uid,
+                api_version=type(about).api_version(), resource_version=about.metadata.resource_version)), by, at_ns)
+
+    # --- load
+
+    def slowed(self, cost_ns: int) -> int:
+        """What a request takes while the server is slow (a fault); `slowness` is a factor."""
+        return cost_ns if self.slowness == 1.0 else round(cost_ns * self.slowness)
+
+    def busy_ns(self, now: int) -> int:
+        """How long a write that arrives now waits for those before it (the server stores one at a time)."""
+        if not self.write_ns:
+            return 0
+        start = max(self._written_at, now)
+        self._written_at = start + self.slowed(self.write_ns)
+        return start - now
 
     # --- inside
 
@@ -379,8 +431,25 @@ class ApiServer:
         return "".join(_ALPHABET[b % len(_ALPHABET)] for b in raw)
 
 
+class _Recorder:
+    """What client-go's event correlator remembers."""
+
+    BURST = 25
+    REFILL_NS = 300 * SECOND
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[str, ...], Key] = {}
+        self._next: dict[tuple[str, str], int] = {}
+
+    def allow(self, source: tuple[str, str], now: int) -> bool:
+        at = max(self._next.get(source, -(10**30)), now - self.BURST * self.REFILL_NS) + self.REFILL_NS
+        if at > now:
+            return False
+        self._next[source] = at
+        return True
+
+
 def from_shape(manifest: Mapping[str, Any]) -> type[Object]:
-    from twin.model.kinds import kind_of
     return kind_of(str(manifest.get("apiVersion", "")), str(manifest.get("kind", "")))
 
 

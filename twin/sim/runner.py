@@ -103,10 +103,12 @@ class Stats:
 class Runner:
     """One controller: reconciler, queue, workers."""
 
+    # `on_pass` hears of passes that did something: key, when it entered the line, start and end, in ns.
+
     def __init__(self, env: TwinEnvironment, reconciler: Reconciler, meter: Meter, *, index: int, workers: int = 1,
                  collapse: bool = True, pass_ns: int = 0, backoff: BackOff = BackOff(),
                  lower: tuple[Runner, ...] = (), on_crash: Callable[[], None] | None = None,
-                 on_pass: Callable[[Key, int, int, Result], None] | None = None,
+                 on_pass: Callable[[Key, int, int, int], None] | None = None,
                  on_error: Callable[[Key, str], None] | None = None) -> None:
         self.env = env
         self.reconciler = reconciler
@@ -114,6 +116,7 @@ class Runner:
         self.queue = WorkQueue(backoff)
         self.stats = Stats()
         self.stopped = False
+        self.index = index
         self._priority = PASSES + index
         self._lower = lower
         self._collapse = collapse and workers == 1
@@ -125,7 +128,7 @@ class Runner:
         self._busy: dict[Key, int] = {}
         self._redo: dict[Key, int] = {}
         self._memo: dict[Key, tuple[int, int | None]] = {}
-        self._offsets: dict[Key, int] = {}
+        self._offsets: dict[Key, tuple[int, int]] = {}
         self._head_offset = 0
         self._tail_offset = 0
         self._real: list[tuple[int, int, Key]] = []
@@ -158,11 +161,16 @@ class Runner:
             return
         if key in self.queue.entered:
             self._seq += 1
-            heappush(self._real, (self._offsets[key], self._seq, key))
+            heappush(self._real, (self._offsets[key][0], self._seq, key))
         due = self.queue.due.get(key)
         if due is not None:
             heappush(self._stale_due, (due, key))
         self._arm()
+
+    def wake(self, key: Key) -> None:
+        """Something outside the API server changed for this key: look at it afresh."""
+        self.stale(key)
+        self.add(key)
 
     def stop(self) -> None:
         """The process ended: nothing of this controller runs any more."""
@@ -182,13 +190,13 @@ class Runner:
 
     def _placed(self, key: Key) -> None:
         """The key has just entered the line: note the work ahead of it."""
-        self._offsets[key] = self._tail_offset
         memo = self._memo.get(key)
+        cost = 0 if memo is None else memo[0]
+        self._offsets[key] = (self._tail_offset, cost)
         if memo is None:
             self._seq += 1
             heappush(self._real, (self._tail_offset, self._seq, key))
-        else:
-            self._tail_offset += memo[0]
+        self._tail_offset += cost
 
     def _mature(self, now: int) -> None:
         for key in self.queue.mature(now):
@@ -228,7 +236,7 @@ class Runner:
                 return
             queue.pop()
             cost, again = memo
-            self._left(key, cost)
+            self._left(key)
             end = start + cost
             free[0] = end
             stats.skipped += 1
@@ -237,8 +245,9 @@ class Runner:
             if again is not None:
                 queue.push_after(key, end, again)
 
-    def _left(self, key: Key, cost: int) -> None:
-        offset = self._offsets.pop(key)
+    def _left(self, key: Key) -> None:
+        """The key is at work: what stands behind it has that much less ahead."""
+        offset, cost = self._offsets.pop(key)
         self._head_offset = offset + cost
 
     def _come_back(self, now: int) -> None:
@@ -255,7 +264,7 @@ class Runner:
         """Wake when the next pass that must really run starts, or when it can be known."""
         queue, at = self.queue, None
         real = self._real
-        while real and self._offsets.get(real[0][2]) != real[0][0]:
+        while real and self._offsets.get(real[0][2], (-1, 0))[0] != real[0][0]:
             heappop(real)
         if real:
             if len(self._free) == 1:
@@ -287,14 +296,15 @@ class Runner:
             self._wake_at = -1
         for other in self._lower:
             other.settle_through(at)
+        self._replay(at - 1)
         self._mature(at)
         self._replay(at)
         line = self.queue.line
         if line and max(self._free[0], self.queue.entered[line[0]]) <= at:
             key, entered = self.queue.pop()
-            self._left(key, 0)
+            self._left(key)
             self.stats.waits_ns.append(at - entered)
-            self._run(key, at)
+            self._run(key, entered, at)
         self._arm()
 
     def settle_through(self, now: int) -> None:
@@ -304,7 +314,7 @@ class Runner:
 
     # --- one pass
 
-    def _run(self, key: Key, now: int) -> None:
+    def _run(self, key: Key, entered: int, now: int) -> None:
         meter = self.meter
         meter.cost_ns = self._pass_ns
         meter.effects = 0
@@ -351,8 +361,8 @@ class Runner:
                     heappush(self._stale_due, (due, key))
             elif key in queue.due and key not in self._memo:
                 heappush(self._stale_due, (queue.due[key], key))
-        if self._on_pass is not None:
-            self._on_pass(key, now, end, result)
+        if self._on_pass is not None and meter.effects:
+            self._on_pass(key, entered, now, end)
 
     def _remember(self, key: Key, cost: int, again: int | None, ctx: Context) -> None:
         me = (self, key)

@@ -1,0 +1,135 @@
+"""The collapsed runner against the event-by-event one: same effects at the same times, same work charged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from twin.model.meta import Key
+from twin.runtime.reconcile import Context, Result, Watch
+from twin.sim.clock import EPOCH, TwinEnvironment
+from twin.sim.runner import Meter, Runner, touch
+
+KEYS = [Key("ns", name) for name in "abcdef"]
+
+
+@dataclass
+class Board:
+    """A world of numbers: each key's wanted and shown value, and who read what."""
+
+    env: TwinEnvironment
+    wanted: dict[Key, int] = field(default_factory=dict)
+    shown: dict[Key, int] = field(default_factory=dict)
+    readers: dict[Any, dict[Any, None]] = field(default_factory=dict)
+    log: list[tuple[int, str, Key, int]] = field(default_factory=list)
+    followers: list[Runner] = field(default_factory=list)
+    lag: int = 0
+
+    def want(self, key: Key, value: int) -> None:
+        touch(self.readers, key)
+        self.wanted[key] = value
+
+    def show(self, by: str, key: Key, value: int, at: int) -> None:
+        self.log.append((at, by, key, value))
+        self.env.call_at(at - self.env.now + self.lag, self._seen, key, value)
+
+    def _seen(self, key: Key, value: int) -> None:
+        touch(self.readers, ("shown", key))
+        self.shown[key] = value
+        for runner in self.followers:
+            runner.add(key)
+
+
+@dataclass
+class Copier:
+    """Shows what is wanted; polls every `period`. Its passes cost by key."""
+
+    board: Board
+    meter: Meter
+    name: str
+    period: float | None
+    cost: dict[Key, int]
+    deadline_s: float | None = None
+    watches: tuple[Watch, ...] = ()
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        board, meter = self.board, self.meter
+        meter.charge_ns(self.cost[key])
+        meter.read(board.readers, key)
+        meter.read(board.readers, ("shown", key))
+        wanted = board.wanted.get(key, 0)
+        if self.deadline_s is not None and ctx.reached(EPOCH + self.deadline_s):
+            wanted += 100
+        if wanted == 13:
+            return Result(error="unlucky")
+        if board.shown.get(key, 0) != wanted:
+            meter.before("show")
+            board.show(self.name, key, wanted, board.env.now + meter.cost_ns)
+        return Result(requeue_after_s=self.period)
+
+
+def story(collapse: bool, changes: list[tuple[int, int, int]], costs: list[int], lag: int, workers: int,
+          deadline: float | None) -> tuple[Any, ...]:
+    env = TwinEnvironment()
+    board = Board(env, lag=lag)
+    runners: list[Runner] = []
+    for index, (name, period) in enumerate((("fast", 5.0), ("slow", 7.0), ("still", None))):
+        meter = Meter(name)
+        cost = {key: costs[(i + index) % len(costs)] for i, key in enumerate(KEYS)}
+        reconciler = Copier(board, meter, name, period, cost, deadline)
+        runners.append(Runner(env, reconciler, meter, index=index, collapse=collapse, lower=tuple(runners),
+                              workers=workers if name == "slow" else 1))
+    board.followers = runners
+    for key in KEYS:
+        for runner in runners[:2]:
+            runner.add(key)
+    for at, key, value in changes:
+        env.call_at(at, board.want, KEYS[key], value)
+    env.run(until=120_000_000_000)
+    for runner in runners:
+        runner.settle()
+    passes = [(r.stats.run + r.stats.skipped, r.stats.busy_ns, r.stats.errors) for r in runners]
+    return board.log, board.shown, passes, sum(r.stats.skipped for r in runners)
+
+
+SECONDS = 1_000_000_000
+TIMES = st.one_of(st.integers(0, 24).map(lambda n: n * 5 * SECONDS), st.integers(0, 110 * SECONDS))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    changes=st.lists(st.tuples(TIMES, st.integers(0, 5), st.sampled_from([0, 1, 2, 13])), max_size=12),
+    costs=st.lists(st.sampled_from([0, 1, 7_000_000, 900 * 10**6, SECONDS, 3 * SECONDS]), min_size=1, max_size=6),
+    lag=st.sampled_from([0, 1, 5_000_000, SECONDS]),
+    workers=st.sampled_from([1, 1, 2, 3]),
+    deadline=st.sampled_from([None, 40.0, 41.5]),
+)
+@pytest.mark.slow
+def test_collapsed_polling_has_the_effects_of_event_by_event_polling_at_the_same_times(
+        changes: Any, costs: Any, lag: int, workers: int, deadline: float | None) -> None:
+    exact = story(False, changes, costs, lag, workers, deadline)
+    collapsed = story(True, changes, costs, lag, workers, deadline)
+
+    assert exact[0] == collapsed[0]
+    assert exact[1] == collapsed[1]
+    if workers == 1:
+        assert exact[2] == collapsed[2]
+
+
+def test_polls_that_change_nothing_are_not_run() -> None:
+    _, _, passes, skipped = story(True, [], [7_000_000], 0, 1, None)
+
+    assert skipped > 150
+    assert passes[0][0] == passes[0][1] // 7_000_000
+
+
+def test_a_saturated_worker_delays_real_work() -> None:
+    log, *_ = story(True, [(20 * SECONDS, 5, 1)], [3 * SECONDS], 0, 1, None)
+
+    fast = [at for at, by, _, _ in log if by == "fast"]
+    assert fast
+    assert fast[0] > 23 * SECONDS

@@ -1,0 +1,287 @@
+"""One run's world: a fleet, its API servers, its hardware, its neighbours, wired to the controllers it is given.
+
+Floor 2 never imports controllers: whoever joins the two (scenarios) passes the table of controllers and the webhooks.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from twin.actors.actor import Actor
+from twin.actors.certmanager import CertManager
+from twin.actors.dmsinit import DmsPod, is_dms
+from twin.actors.hosts import PlainPodVerbs
+from twin.actors.joining import Joining
+from twin.actors.kubelet import NodeLifecycle, NodeRegistration
+from twin.actors.nfd import NodeFeatures
+from twin.actors.pods import PodLife
+from twin.backends.base import KubeApi, Settings
+from twin.model.core import Namespace, Node, NodeStatus, Secret
+from twin.model.fleet import DMS_PORT, Fleet
+from twin.model.meta import Condition, Key, Object, ObjectMeta, format_time
+from twin.model.provisioning import (
+    DmsAddress, Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeSpec, DpuRef, NodeAddress, NodeRebootMethod, ScriptReboot,
+)
+from twin.model.timing import Timing
+from twin.runtime.reconcile import Controller
+from twin.sim.admission import Webhooks
+from twin.sim.client import ApiCosts, Cache, SimKube
+from twin.sim.clock import EPOCH, SECOND, SimClock, TwinEnvironment, ns
+from twin.sim.dms import SimDms
+from twin.sim.host import Hosts, SimDpu
+from twin.sim.kube import ApiServer
+from twin.sim.links import Link, Links
+from twin.sim.machines import SimArms, SimMachines
+from twin.sim.manager import Manager, Surroundings
+from twin.sim.runner import Meter, Runner
+from twin.sim.trace import Trace
+from twin.sim.volume import SimVolume
+
+KUBE_SYSTEM = "kube-system"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is computed; none of these changes what happens."""
+
+    collapse: bool = True
+    """False: every poll is an event of its own (the check on collapsed polling)."""
+    tie_seed: int | None = None
+    """Shuffles same-time events (the check on hidden assumptions about their order)."""
+
+
+class World:
+    """Everything there is in one run. `start()` brings up hosts, neighbours and controllers; then `env.run(until)`."""
+
+    def __init__(self, fleet: Fleet, timing: Timing, trace: Trace, controllers: Sequence[Controller], *,
+                 webhooks: Webhooks | None = None, policies: Iterable[str] = (), settings: Settings = Settings(),
+                 options: Options = Options()) -> None:
+        self.fleet = fleet
+        self.timing = timing
+        self.trace = trace
+        self.settings = settings
+        self.policies = frozenset(policies)
+        self.options = options
+        self.env = env = TwinEnvironment(tie_seed=options.tie_seed)
+        self.clock = SimClock(env)
+        self.webhooks = webhooks
+        self.host_cluster = self._server("", "https://10.0.0.10:6443")
+        self.dpu_clusters: dict[Key, ApiServer] = {}
+        self._by_kubeconfig: dict[str, ApiServer] = {}
+        self._by_address: dict[str, ApiServer] = {}
+        self.errors: dict[tuple[str, str], tuple[int, str]] = {}
+        """(controller, key) -> how often its passes failed and the last error: words for `pending`."""
+        self.effect_hook: Callable[[str, str, bool], None] | None = None
+
+        self.links = Links(env)
+        controller_link = Link("controller uplink", fleet.network.controller_bytes_per_s)
+        self.volume = SimVolume(env, self.links, fleet.image_servers, bandwidth_bytes_per_s=fleet.volume.bandwidth_bytes_per_s,
+                                reader_link=controller_link, parse_ns=ns(timing.sample("bfb-parse")))
+        self.hosts = Hosts(env, timing, fleet.hosts, join=self._join, observe=self._device, collapse=options.collapse)
+        self.dms = SimDms(env, self.hosts, self.volume, self.links, timing, network=fleet.network, racks=fleet.racks,
+                          credentials=self._credentials, controller_link=controller_link)
+        self.machines = SimMachines(self.hosts, self.dms, self.volume)
+        self.arms = SimArms(self.hosts)
+
+        self._runners: list[Runner] = []
+        self._neighbour_cache = Cache(self.host_cluster)
+        self._neighbour_caches: dict[int, Cache] = {}
+        self.actors: dict[str, tuple[Actor, Runner]] = {}
+        self.managers: dict[str, Manager] = {}
+        around = self._surroundings()
+        names = list(dict.fromkeys(c.process for c in controllers))
+        index = 0
+        for name in names:
+            mine = [c for c in controllers if c.process == name]
+            self.managers[name] = Manager(around, name, mine, index, self._lower)
+            index += len(mine)
+        self._actor_index = index
+        for card in fleet.cards:
+            trace.place(card.name, card.rack, card.host)
+
+    # --- bringing it up
+
+    def start(self) -> None:
+        """Namespaces and secrets of the installation, hosts, neighbours, controllers."""
+        for name in ("default", KUBE_SYSTEM, self.settings.namespace):
+            self.ensure_namespace(name)
+        self._installed_secret()
+        self._control_plane_nodes()
+        self._neighbours()
+        self._hosts_without_kubernetes()
+        for manager in self.managers.values():
+            manager.start()
+
+    def ensure_namespace(self, name: str, cluster: ApiServer | None = None) -> None:
+        server = cluster or self.host_cluster
+        if server.find(Namespace, Key("", name)) is None:
+            server.create(Namespace(metadata=ObjectMeta(name=name)), "admin", self.env.now)
+
+    def _installed_secret(self) -> None:
+        """The client certificate that the operator's manifests have cert-manager issue (provisioning.md 3.2)."""
+        empty = base64.b64encode(b"-").decode()
+        self.host_cluster.create(Secret(
+            metadata=ObjectMeta(namespace=self.settings.namespace, name=self.settings.client_secret),
+            type="kubernetes.io/tls", data={k: empty for k in ("ca.crt", "tls.crt", "tls.key")}), "cert-manager", 0)
+
+    def _control_plane_nodes(self) -> None:
+        for node in self.fleet.control_plane:
+            self.host_cluster.create(Node(
+                metadata=ObjectMeta(name=node.name, labels={
+                    "kubernetes.io/hostname": node.name, "node-role.kubernetes.io/control-plane": ""}),
+                status=NodeStatus(
+                    addresses=(NodeAddress(type="InternalIP", address=node.ip),),
+                    conditions=(Condition(type="Ready", status="True", reason="KubeletReady",
+                                          last_transition_time=format_time(EPOCH)),))), "kubelet", 0)
+
+    def _hosts_without_kubernetes(self) -> None:
+        """What an admin's run of the DMS set-up script registers (provisioning.md 3.1, Non-K8s hosts)."""
+        methods = {"gNOI": NodeRebootMethod(gnoi={}), "external": NodeRebootMethod(external={})}
+        for host in self.fleet.hosts:
+            if host.kubernetes:
+                continue
+            method = methods.get(host.reboot) or NodeRebootMethod(script=ScriptReboot(name=host.reboot_script))
+            for card in host.cards:
+                self.host_cluster.create(DpuDevice(
+                    metadata=ObjectMeta(namespace=self.settings.namespace, name=card.name),
+                    spec=DpuDeviceSpec(pci_address=card.pci, pf0_name=card.pf0, number_of_pfs=card.pfs)), "admin", 0)
+            labels = {**host.labels, "feature.node.kubernetes.io/dpu-enabled": "true"}
+            if host.oob_bridge:
+                labels["feature.node.kubernetes.io/dpu-oob-bridge-configured"] = ""
+            self.host_cluster.create(DpuNode(
+                metadata=ObjectMeta(namespace=self.settings.namespace, name=host.name, labels=labels,
+                                    annotations=host.annotations),
+                spec=DpuNodeSpec(node_reboot_method=method, node_dms_address=DmsAddress(ip=host.ip, port=DMS_PORT),
+                                 dpus=tuple(DpuRef(name=c.name) for c in host.cards))), "admin", 0)
+            self.dms.start(host.name)
+
+    def _neighbours(self) -> None:
+        clock, durations = self.clock, self.timing.sample
+        verbs: dict[str, PlainPodVerbs] = {}
+
+        def pods(kube: KubeApi) -> PlainPodVerbs:
+            return verbs.setdefault("", PlainPodVerbs(kube, lambda key: self.host_cluster.kill(key, "kubelet")))
+
+        self.add_actor("kubelet-registration", lambda k: NodeRegistration(k, clock, durations, self.machines))
+        self.add_actor("node-lifecycle", lambda k: NodeLifecycle(k, clock, durations, self.machines, pods(k)))
+        self.add_actor("kubelet", lambda k: PodLife(
+            k, clock, durations, self.machines, pods(k),
+            lambda pod, program=DmsPod(k, self.machines, durations): program if is_dms(pod) else None))  # type: ignore[misc]
+        self.add_actor("nfd", lambda k: NodeFeatures(k, clock, durations, self.machines))
+        self.add_actor("cert-manager", lambda k: CertManager(k, clock, durations))
+        meter = Meter("dpu-kubelet")
+        self._joining = self.add_actor("dpu-kubelet", lambda k: Joining(
+            clock, durations, self.arms, lambda address: self._dpu_client(address, meter), k))
+
+    def add_actor(self, name: str, make: Callable[[KubeApi], Any]) -> Any:
+        """A neighbour: a reconciler whose requests cost it nothing, with one cache for all neighbours."""
+        meter = Meter(name)
+        actor = make(SimKube(self._neighbour_cache, meter))
+        runner = Runner(self.env, actor, meter, index=self._actor_index, collapse=False)
+        self._actor_index += 1
+        actor.wake = runner.wake
+        for watch in actor.watches:
+            self._neighbour_cache.watch(runner, actor, watch)
+        self.actors[name] = (actor, runner)
+        actor.start()
+        return actor
+
+    # --- DPU clusters
+
+    def create_dpu_cluster(self, key: Key, address: str = "") -> str:
+        """A DPU cluster's API server comes up; returns its admin kubeconfig."""
+        server = self.dpu_clusters.get(key)
+        if server is None:
+            address = address or f"10.0.1.{len(self.dpu_clusters) + 1}:6443"
+            server = self.dpu_clusters[key] = self._server(str(key), f"https://{address}")
+            self._by_address[address] = server
+            for name in ("default", KUBE_SYSTEM):
+                self.ensure_namespace(name, server)
+            server.observers.setdefault(Secret, []).append(lambda *_: self.hosts.join_may_succeed())
+        text = kubeconfig(server.name, server.url, rotation=0)
+        self._by_kubeconfig[text] = server
+        return text
+
+    def _dpu_client(self, address: str, meter: Meter) -> KubeApi | None:
+        server = self._by_address.get(address.removeprefix("https://"))
+        if server is None or server.down:
+            return None
+        cache = self._neighbour_caches.get(id(server))
+        if cache is None:
+            cache = self._neighbour_caches[id(server)] = Cache(server)
+        return SimKube(cache, meter)
+
+    def _join(self, dpu: str, token: str, server: str) -> bool:
+        joined: bool = self._joining.join(dpu, token, server)
+        return joined
+
+    # --- pieces
+
+    def _server(self, name: str, url: str) -> ApiServer:
+        rate = self.timing.limit("api_server_writes_per_s")
+        return ApiServer(self.env, self.trace, name, lag_ns=ns(self.timing.sample("watch-lag")), url=url,
+                         gc_ns=ns(self.timing.sample("gc-delay")), write_ns=round(SECOND / rate) if rate else 0,
+                         webhooks=self.webhooks if not name else None)
+
+    def _surroundings(self) -> Surroundings:
+        t = self.timing
+        refused = ns(t.sample("dms-dial"))
+
+        def costs(read: str, write: str) -> ApiCosts:
+            return ApiCosts(read_ns=ns(t.sample(read)), write_ns=ns(t.sample(write)), refused_ns=refused,
+                            list_object_ns=ns(t.sample("api-list-object")))
+
+        return Surroundings(
+            env=self.env, host_cluster=self.host_cluster, clusters=self._by_kubeconfig, dms=self.dms.client,
+            agent=self.dms.client, volume=self.volume, host_costs=costs("api-read", "api-write"),
+            dpu_costs=costs("dpu-api-read", "dpu-api-write"), qps=t.limit("client_qps"),
+            burst=int(t.limit("client_burst")), pass_ns=ns(t.sample("api-cache-pass")), resync_ns=ns(t.sample("resync")),
+            settings=self.settings, policies=self.policies, collapse=self.options.collapse, on_pass=self._passed,
+            on_error=self._failed, on_effect=lambda process, what, over: (
+                self.effect_hook(process, what, over) if self.effect_hook is not None else None))
+
+    def _lower(self, index: int) -> tuple[Runner, ...]:
+        return tuple(r for m in self.managers.values() for r in m.runners.values() if r.index < index)
+
+    def _credentials(self, secret: Key) -> str:
+        found = self.host_cluster.find(Secret, secret)
+        if found is None:
+            return f'secrets "{secret.name}" not found'
+        return "" if {"tls.crt", "tls.key", "ca.crt"} <= set(found.data) else "tls: failed to find any PEM data"
+
+    # --- what is noted
+
+    def _device(self, change: str, host: str, dpu: str, detail: str) -> None:
+        self.trace.device(self.env.now, change, host, dpu, detail)
+
+    def _passed(self, controller: str, key: Key, entered: int, start: int, end: int) -> None:
+        if controller == "dpu" and start - entered > SECOND:
+            name = key.name
+            self.trace.wait_begin(entered, name, "worker dpu")
+            self.trace.wait_end(start, name, "worker dpu")
+
+    def _failed(self, controller: str, key: Key, message: str) -> None:
+        count, _ = self.errors.get((controller, str(key)), (0, ""))
+        self.errors[controller, str(key)] = (count + 1, message)
+
+    def objects(self, kind: type[Object]) -> list[Any]:
+        return list(self.host_cluster.table(kind).values())
+
+    def dpus(self) -> list[Dpu]:
+        return self.objects(Dpu)
+
+    def sim_dpu(self, name: str) -> SimDpu | None:
+        return self.hosts.dpus.get(name)
+
+
+def kubeconfig(name: str, url: str, *, rotation: int) -> str:
+    """An admin kubeconfig with one cluster and one user, inline data (provisioning.md 7.2)."""
+    data = base64.b64encode(f"{name} {rotation}".encode()).decode()
+    return (
+        "apiVersion: v1\nkind: Config\ncurrent-context: admin\n"
+        f"clusters:\n- name: {name}\n  cluster:\n    server: {url}\n    certificate-authority-data: {data}\n"
+        f"users:\n- name: admin\n  user:\n    client-certificate-data: {data}\n    client-key-data: {data}\n"
+        f"contexts:\n- name: admin\n  context:\n    cluster: {name}\n    user: admin\n")
