@@ -1,0 +1,106 @@
+"""The DPU controller: one DPU from an object to a Node of its DPU cluster, and back (provisioning.md 2).
+
+The engine below is upstream's: a phase's handler returns the next status; a changed status is written, an unchanged
+one is looked at again in 5 s. What a phase does stands in `dpu_phases` and the files it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from controllers.provisioning import dpu_tasks
+from controllers.provisioning.allocator import Allocator
+from controllers.provisioning.dpu_pass import Pass, Unmet
+from controllers.provisioning.dpu_phases import PHASES
+from twin.backends.base import Backends
+from twin.model.meta import Key, Object, replace
+from twin.model.names import Finalizer, Label
+from twin.model.provisioning import Dpu, DpuCluster, DpuNode, DpuStatus, Firmware, Phase
+from twin.runtime.reconcile import DONE, Context, Result, Watch
+
+POLL_S: Final = 5.0
+AGAIN: Final = Result(requeue_after_s=POLL_S)
+NEW: Final = DpuStatus()
+
+
+def _turned_ready(old: Object | None, new: Object | None) -> bool:
+    return _cluster_phase(new) == "Ready" and old is not None and _cluster_phase(old) != "Ready"
+
+
+def _cluster_phase(cluster: Object | None) -> str:
+    return cluster.status.phase if isinstance(cluster, DpuCluster) and cluster.status is not None else ""
+
+
+def _annotations_changed(old: Object | None, new: Object | None) -> bool:
+    return old is not None and new is not None and old.metadata.annotations != new.metadata.annotations
+
+
+def _waiting_for_a_cluster(me: DpuReconciler, _: Object) -> Iterable[Key]:
+    return [dpu.key for dpu in me.backends.kube.list(Dpu) if not dpu.spec.cluster.name]
+
+
+def _of_dpu_node(me: DpuReconciler, node: Object) -> Iterable[Key]:
+    meta = node.metadata
+    return [dpu.key for dpu in me.backends.kube.list(Dpu, meta.namespace, {Label.DPUNODE_NAME: meta.name})]
+
+
+@dataclass(frozen=True)
+class DpuReconciler:
+    """Drives the DPUs of an installation."""
+
+    backends: Backends
+
+    name: ClassVar[str] = "dpu"
+    watches: ClassVar[tuple[Watch, ...]] = (
+        Watch(Dpu),
+        Watch(DpuCluster, to=_waiting_for_a_cluster, when=_turned_ready),
+        Watch(DpuNode, to=_of_dpu_node, when=_annotations_changed),
+    )
+
+    @classmethod
+    def make(cls, backends: Backends) -> DpuReconciler:
+        return cls(backends)
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        """Raises: ApiError (the runner backs off)."""
+        b = self.backends
+        dpu = b.kube.get(Dpu, key)
+        if dpu is None:
+            return DONE
+        meta = dpu.metadata
+        if not meta.deletion_timestamp and Finalizer.DPU not in meta.finalizers:
+            b.kube.update(replace(dpu, metadata=replace(meta, finalizers=(*meta.finalizers, Finalizer.DPU))))
+            return DONE
+        if dpu.spec.cluster.name:
+            b.memory.get(Allocator).learn(dpu)
+        status = dpu.status if dpu.status is not None else NEW
+        row = PHASES.get(status.phase or Phase.INITIALIZING)
+        if row is None:
+            # upstream: unknown-phase-is-stuck. How DPUs of an older release end up.
+            return Result(error="unsupported phase")
+        p = Pass(b, ctx, key, dpu, status, row.condition)
+        error = ""
+        if row.leaves and meta.deletion_timestamp:
+            if row.task:
+                dpu_tasks.forget(p, row.task)
+            after = p.to(Phase.DELETING)
+        else:
+            try:
+                after = row.handle(p)
+            except Unmet as no:
+                after = p.unmet(no)
+                error = "" if no.waiting else no.message
+        return self._save(dpu, status, after, error)
+
+    def _save(self, dpu: Dpu, before: DpuStatus, after: DpuStatus, error: str) -> Result:
+        """upstream: stable-errors-are-swallowed. Only a change of status lets a handler's error through."""
+        if after is not before and after != before:
+            if after.firmware is None:
+                after = replace(after, firmware=Firmware())  # Go writes the empty struct
+            self.backends.kube.update_status(replace(dpu, status=after))
+            return Result(error=error) if error else DONE
+        if before.phase == Phase.ERROR:
+            return Result(error=error) if error else DONE
+        return AGAIN

@@ -1,0 +1,135 @@
+"""OS Installing: BFB and bf.cfg through DMS onto the card (provisioning.md 2.2 phase 6, 3.2)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from controllers.provisioning import dpu_tasks
+from controllers.provisioning.dpu_pass import Pass, dms_target, fatal
+from controllers.provisioning.dpu_tasks import OS_INSTALL, TaskFailed, deadline_exceeded, within
+from controllers.provisioning.install_files import bf_cfg_name, bf_cfg_path, render_bf_cfg
+from twin.backends.base import Backends, DmsTarget, RpcError
+from twin.model import dms_commands as commands
+from twin.model.meta import Key
+from twin.model.names import DOMAIN, Label, dms_pod
+from twin.model.provisioning import Bfb, Dpu, DpuNode, DpuStatus, Phase
+from twin.runtime.memory import TaskBody
+
+ACTIVATE_BUDGET_S: Final = 1800.0
+"""OS.Activate and all RebootStatus polls together."""
+
+REBOOT_STATUS_POLL_S: Final = 3.0
+
+NO_DUPLICATE: Final = "no-duplicate-os-install"
+"""Policy: a restarted controller waits for the install it finds under way instead of starting a second one."""
+
+END_ON_DELETION: Final = "deletion-ends-os-install"
+"""Policy: a deleted DPU starts no further attempt and does not need its BFB to leave the phase."""
+
+ACTIVATED: Final = DOMAIN + "os-activate-started"
+"""Annotation on a DPU under the policy `no-duplicate-os-install`: when its OS.Activate was called, in epoch seconds."""
+
+
+def os_installing(p: Pass) -> DpuStatus:
+    """Start the install, wait for it, start it again; nothing else ends this phase.
+
+    upstream: bfb-gone-wedges-install. The BFB is looked up before the task and before any deletion.
+    upstream: deletion-waits-for-install. A deleted DPU leaves only when the task has ended, retries included.
+    """
+    if p.dpu.deleting and END_ON_DELETION in p.b.policies:
+        if dpu_tasks.running(p, OS_INSTALL):
+            return p.status
+        dpu_tasks.forget(p, OS_INSTALL)
+        return p.to(Phase.DELETING)
+    p.find(Bfb, Key(p.key.namespace, p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
+    try:
+        if not dpu_tasks.attempt(p, OS_INSTALL, lambda attempt: install(p.b, p.dpu, attempt)):
+            return p.status
+    except TaskFailed as error:
+        raise fatal("InstallationFailed", str(error)) from error
+    return p.passed(Phase.CHECKING_HOST_REBOOT_REQUIRED)
+
+
+def install(b: Backends, dpu: Dpu, attempt: int) -> TaskBody:
+    """One attempt, counted from 0. Raises what makes it fail: ApiError, RpcError, OSError, ValueError."""
+    target = dms_target(b, b.background, dpu)
+    budget_end = _under_way(b, dpu) if attempt == 0 and NO_DUPLICATE in b.policies else None
+    if budget_end is None:
+        yield b.dms.os_install(target, _bfb_name(dpu), dpu.status.bfb_file if dpu.status else "")
+        yield from _send_bf_cfg(b, dpu, target)
+        yield from _verify(b, dpu)
+        budget_end = b.clock.now() + ACTIVATE_BUDGET_S
+        activation = b.dms.os_activate(target, f"{_bfb_name(dpu)};{bf_cfg_name(dpu)}")
+        _note_activation(b, dpu)
+        yield within(b.clock, activation, ACTIVATE_BUDGET_S)
+    yield from _until_rebooted(b, target, budget_end)
+    yield b.clock.sleep(b.settings.cloud_init_s)
+    _label(b, dpu)
+
+
+def _bfb_name(dpu: Dpu) -> str:
+    return (dpu.status.bfb_file if dpu.status else "").rpartition("/")[2]
+
+
+def _send_bf_cfg(b: Backends, dpu: Dpu, target: DmsTarget) -> TaskBody:
+    """Render bf.cfg with a new bootstrap token, replace the file on the volume, stream it."""
+    content = render_bf_cfg(b, dpu)
+    path = bf_cfg_path(dpu)
+    b.volume.remove(path)
+    b.volume.write(path, content)
+    yield b.dms.os_install(target, bf_cfg_name(dpu), path)
+
+
+def _verify(b: Backends, dpu: Dpu) -> TaskBody:
+    """md5sum of the BFB in the DMS pod; hosts outside Kubernetes have no pod. A failure ends the attempt."""
+    node = b.background.get(DpuNode, Key(dpu.metadata.namespace, dpu.spec.dpu_node_name))
+    if node is not None and node.status is not None and node.status.kube_node_ref is not None and dpu.status:
+        pod = Key(b.settings.namespace, dms_pod(dpu.spec.dpu_node_name))
+        yield b.agent.execute(pod, commands.checksum(dpu.status.bfb_file))
+
+
+def _until_rebooted(b: Backends, target: DmsTarget, budget_end: float) -> TaskBody:
+    """Poll RebootStatus until the card's Arm is up again. Raises RpcError when it is not, or not in time."""
+    while True:
+        left = budget_end - b.clock.now()
+        if left <= 0:
+            raise deadline_exceeded()
+        yield b.clock.sleep(min(REBOOT_STATUS_POLL_S, left))
+        active, status = yield within(b.clock, b.dms.reboot_status(target), budget_end - b.clock.now())
+        if active:
+            continue
+        if status != "SUCCESS":
+            raise RpcError("UNKNOWN", f"DPU reboot failed, status: {status}")
+        return
+
+
+def _label(b: Backends, dpu: Dpu) -> None:
+    """The labels that the DPU-cluster Node is to carry go into the DPU's spec."""
+    bfb = b.background.get(Bfb, Key(dpu.metadata.namespace, dpu.spec.bfb))
+    if bfb is None or bfb.spec is None:
+        raise ValueError(f"BFB {dpu.metadata.namespace}/{dpu.spec.bfb} is gone")
+    version = bfb.spec.url.rpartition("/")[2].rpartition(".")[0]
+    labels = {Label.DOCA_BFB_VERSION: version, Label.HOST: dpu.spec.dpu_node_name}
+    b.background.patch(Dpu, dpu.key, {"spec": {"cluster": {"nodeLabels": labels}}})
+
+
+# --- policy no-duplicate-os-install
+
+
+def _note_activation(b: Backends, dpu: Dpu) -> None:
+    """Leave a mark that survives this process. A crash between call and mark repeats an install, never skips one."""
+    if NO_DUPLICATE in b.policies:
+        b.background.patch(Dpu, dpu.key, {"metadata": {"annotations": {ACTIVATED: f"{b.clock.now():.3f}"}}})
+
+
+def _under_way(b: Backends, dpu: Dpu) -> float | None:
+    """The end of the budget of an OS.Activate that an earlier process started; None: there is none to wait for.
+
+    Asked at a process's first attempt only: its own failed attempts are over.
+    """
+    current = b.background.get(Dpu, dpu.key)
+    mark = current.metadata.annotations.get(ACTIVATED) if current is not None else None
+    if mark is None:
+        return None
+    end = float(mark) + ACTIVATE_BUDGET_S
+    return end if end > b.clock.now() else None
