@@ -33,36 +33,32 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), ("grpc.enable_http_proxy", 0),
     ("grpc.max_receive_message_length", 16 << 20),
 )
-_GO_NAMES: Final = {
-    grpc.StatusCode.CANCELLED: "Canceled", grpc.StatusCode.UNKNOWN: "Unknown",
-    grpc.StatusCode.INVALID_ARGUMENT: "InvalidArgument", grpc.StatusCode.DEADLINE_EXCEEDED: "DeadlineExceeded",
-    grpc.StatusCode.NOT_FOUND: "NotFound", grpc.StatusCode.ALREADY_EXISTS: "AlreadyExists",
-    grpc.StatusCode.PERMISSION_DENIED: "PermissionDenied", grpc.StatusCode.RESOURCE_EXHAUSTED: "ResourceExhausted",
-    grpc.StatusCode.FAILED_PRECONDITION: "FailedPrecondition", grpc.StatusCode.ABORTED: "Aborted",
-    grpc.StatusCode.OUT_OF_RANGE: "OutOfRange", grpc.StatusCode.UNIMPLEMENTED: "Unimplemented",
-    grpc.StatusCode.INTERNAL: "Internal", grpc.StatusCode.UNAVAILABLE: "Unavailable",
-    grpc.StatusCode.DATA_LOSS: "DataLoss", grpc.StatusCode.UNAUTHENTICATED: "Unauthenticated",
-}
+_BROKEN: Final = ("recvmsg", "Socket closed", "Connection reset", "Broken pipe", "GOAWAY", "Stream removed",
+                  "Cancelling all calls")
 R = TypeVar("R")
 
 
 def go_error(code: str, text: str) -> RpcError:
     """A gRPC failure as grpc-go prints it; conditions show this text."""
-    return RpcError(code, f"rpc error: code = {code} desc = {text}")
+    name = "Canceled" if code == "CANCELLED" else "".join(word.title() for word in code.split("_"))
+    return RpcError(code, f"rpc error: code = {name} desc = {text}")
 
 
 class LiveDms:
     """`twin.backends.base.Dms`.
 
-    `secret` returns the data of a Secret or raises ApiError. `deliver` is given the end of every operation to run: a
-    runner passes a function that queues it to its own thread; the default runs it in the pool's.
+    `secret` returns the data of a Secret or raises ApiError. `locate` says where a path of the BFB volume is mounted.
+    `deliver` is given the end of every operation to run: a runner passes a function that queues it to its own thread;
+    the default runs it in the pool's.
     """
 
     def __init__(self, secret: Callable[[Key], Mapping[str, str]], *, workers: int = 64,
+                 locate: Callable[[str], Path] = Path,
                  deliver: Callable[[Callable[[], None]], None] = lambda end: end()) -> None:
         self._secret = secret
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="dms")
         self._deliver = deliver
+        self._locate = locate
         self._relays: dict[tuple[str, int, Identity], Relay] = {}
         self._calls: dict[int, Any] = {}  # open calls, to cancel
         self._lock = threading.Lock()
@@ -74,16 +70,16 @@ class LiveDms:
         try:
             socket.create_connection((target.ip, target.port), DIAL_S).close()
         except TimeoutError as error:
-            raise RpcError("Unavailable", f"dial tcp {target.ip}:{target.port}: i/o timeout") from error
+            raise RpcError("UNAVAILABLE", f"dial tcp {target.ip}:{target.port}: i/o timeout") from error
         except OSError as error:
-            raise RpcError("Unavailable", _dial_text(target, error)) from error
+            raise RpcError("UNAVAILABLE", _dial_text(target, error)) from error
 
     def get(self, target: DmsTarget, command: str) -> str:
         answer = self._unary(target, "/gnmi.gNMI/Get", command_request(command), gnmi_pb2.GetResponse, COMMAND_S)
         for notification in answer.notification:
             for update in notification.update:
                 return str(update.val.string_val)
-        raise RpcError("Internal", "no update in the gNMI response")
+        raise RpcError("INTERNAL", "no update in the gNMI response")
 
     def set_mode(self, target: DmsTarget, mode: str) -> None:
         self._unary(target, "/gnmi.gNMI/Set", mode_request(mode), gnmi_pb2.SetResponse, COMMAND_S)
@@ -92,7 +88,7 @@ class LiveDms:
         return self._start(f"command {target.ip}", lambda: self.get(target, command))
 
     def os_install(self, target: DmsTarget, version: str, path: str) -> Operation:
-        return self._start(f"os-install {target.ip} {version}", lambda: self._install(target, version, Path(path)))
+        return self._start(f"os-install {target.ip} {version}", lambda: self._install(target, version, self._locate(path)))
 
     def os_activate(self, target: DmsTarget, version: str) -> Operation:
         return self._start(f"os-activate {target.ip} {version}", lambda: self._activate(target, version))
@@ -160,7 +156,7 @@ class LiveDms:
                 ended.set()
                 ready.set()
                 call.cancel()
-        raise go_error("Unavailable", "the stream ended before the image was validated")
+        raise go_error("UNAVAILABLE", "the stream ended before the image was validated")
 
     def _activate(self, target: DmsTarget, version: str) -> str:
         request = gnoi_os_pb2.ActivateRequest(version=version)
@@ -190,7 +186,7 @@ class LiveDms:
                     result: R = future.result()
                     return result
             except grpc.FutureCancelledError as error:
-                raise go_error("Canceled", "context canceled") from error
+                raise go_error("CANCELLED", "context canceled") from error
             except grpc.RpcError as error:
                 raise self._failure(target, error) from error
 
@@ -214,7 +210,7 @@ class LiveDms:
         try:
             native = negotiates_alpn(target.ip, target.port, identity)
         except OSError as error:
-            raise go_error("Unavailable", _unreachable(target, error)) from error
+            raise go_error("UNAVAILABLE", _unreachable(target, error)) from error
         if not native:
             return grpc.insecure_channel(self._relay(target, identity).target,
                                          options=(*_OPTIONS, ("grpc.default_authority", target.ip)))
@@ -226,7 +222,7 @@ class LiveDms:
         try:
             return Identity.from_secret(str(name), self._secret(name))
         except (ApiError, ValueError) as error:
-            raise RpcError("FailedPrecondition", str(error)) from error
+            raise RpcError("FAILED_PRECONDITION", str(error)) from error
 
     def _relay(self, target: DmsTarget, identity: Identity) -> Relay:
         name = (target.ip, target.port, identity)
@@ -237,13 +233,13 @@ class LiveDms:
             return relay
 
     def _failure(self, target: DmsTarget, error: Any) -> RpcError:
-        code = _GO_NAMES.get(error.code(), "Unknown")
+        code = str(error.code().name)
         detail = str(error.details() or "")
-        if code == "DeadlineExceeded":
+        if code == "DEADLINE_EXCEEDED":
             detail = "context deadline exceeded"
-        elif code == "Canceled":
+        elif code == "CANCELLED":
             detail = "context canceled"
-        elif code == "Unavailable" and "recvmsg" in detail:
+        elif code == "UNAVAILABLE" and any(sign in detail for sign in _BROKEN):
             detail = "error reading from server: EOF"
         return go_error(code, detail)
 
