@@ -207,6 +207,22 @@ class DaemonSet(Object):
     status: Json = {}
 
 
+class ReplicaSetSpec(Part):
+    replicas: int | None = None
+    selector: LabelSelector | None = None
+    template: Json = {}
+
+
+class ReplicaSet(Object):
+    KIND: ClassVar[str] = "ReplicaSet"
+    GROUP: ClassVar[str] = "apps"
+    PLURAL: ClassVar[str] = "replicasets"
+    HAS_STATUS: ClassVar[bool] = True
+
+    spec: ReplicaSetSpec = ReplicaSetSpec()
+    status: Json = {}
+
+
 class PodDisruptionBudgetSpec(Part):
     min_available: int | str | None = None
     max_unavailable: int | str | None = None
@@ -219,6 +235,7 @@ class PodDisruptionBudgetStatus(Part):
     current_healthy: int = 0
     desired_healthy: int = 0
     expected_pods: int = 0
+    disrupted_pods: Mapping[str, str] = {}
     observed_generation: int = 0
     conditions: Conditions = ()
 
@@ -342,6 +359,6 @@ class CertificateRequest(Object):
 
 
 KINDS: Final[tuple[type[Object], ...]] = (
-    Namespace, Node, Pod, Job, Secret, ConfigMap, Event, Service, DaemonSet, PodDisruptionBudget, Lease,
+    Namespace, Node, Pod, Job, Secret, ConfigMap, Event, Service, DaemonSet, ReplicaSet, PodDisruptionBudget, Lease,
     NodeMaintenance, TenantControlPlane, Certificate, CertificateRequest, DpfOperatorConfig,
 )
