@@ -265,6 +265,14 @@ class Dms(Protocol):
         """gNOI System.RebootStatus of the CPU. The value is `(active, status)`; status '' while active, then 'SUCCESS'..."""
         ...
 
+    def reboot_ended(self, target: DmsTarget, version: str = "", every_s: float = 3.0,
+                     budget_s: float | None = None) -> Operation:
+        """`reboot_status` every `every_s` until it is inactive or fails, or the budget is spent (DEADLINE_EXCEEDED).
+
+        The first call is made after `every_s`. `version` is the one that was activated. The value is `(False, status)`.
+        """
+        ...
+
 
 class HostAgent(Protocol):
     """Pod exec into a host's DMS pod (Kubernetes hosts only)."""
