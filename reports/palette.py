@@ -1,6 +1,6 @@
-"""Colours that all figures share. Distinct to people with any colour vision, and in grey.
+"""Colours that all figures share. Phases stay apart for people with any colour vision (a test simulates it).
 
-Phases that run side by side differ in lightness, not only in hue; Ready is quiet, Error is loud.
+Ready is quiet, Error is loud.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from twin.model.provisioning import Phase
 
 ABSENT: Final = "#ffffff"
 PHASE_COLOURS: Final[dict[str, str]] = {
-    Phase.INITIALIZING: "#deebf7",
-    Phase.PENDING: "#9ecae1",
+    Phase.INITIALIZING: "#d9b3ff",
+    Phase.PENDING: "#addaf5",
     Phase.NODE_EFFECT: "#f0e442",
-    Phase.INITIALIZE_INTERFACE: "#56b4e9",
-    Phase.CONFIG_FW_PARAMETERS: "#2c7fb8",
-    Phase.PREPARE_BFB: "#0b559f",
+    Phase.INITIALIZE_INTERFACE: "#3d9ade",
+    Phase.CONFIG_FW_PARAMETERS: "#2463b8",
+    Phase.PREPARE_BFB: "#0f2f66",
     Phase.OS_INSTALLING: "#e69f00",
-    Phase.CHECKING_HOST_REBOOT_REQUIRED: "#8c510a",
-    Phase.REBOOTING: "#a0307c",
-    Phase.HOST_NETWORK_CONFIGURATION: "#66c2a5",
-    Phase.DPU_CLUSTER_CONFIG: "#007a5e",
-    Phase.READY: "#e6e6e6",
-    Phase.ERROR: "#d7191c",
-    Phase.DELETING: "#4d4d4d",
+    Phase.CHECKING_HOST_REBOOT_REQUIRED: "#5e4010",
+    Phase.REBOOTING: "#cc55a5",
+    Phase.HOST_NETWORK_CONFIGURATION: "#86d66f",
+    Phase.DPU_CLUSTER_CONFIG: "#00735c",
+    Phase.READY: "#ececec",
+    Phase.ERROR: "#ff1f3c",
+    Phase.DELETING: "#111111",
 }
 UNKNOWN_PHASE: Final = "#c51b8a"
 READY_LINE: Final = "#0072b2"

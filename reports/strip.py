@@ -43,7 +43,7 @@ def phases_by_rack(run: Run) -> Figure:
     figure, axes = canvas(WIDTH_IN, height_in + 1.0 + legend_in, left_in=1.9 if names else 0.9,
                           bottom_in=0.5 + legend_in)
     axes.imshow(cells, aspect="auto", interpolation="nearest", vmin=0, vmax=len(phases),
-                extent=(0, end_s, len(order), 0),
+                extent=(0, end_s, len(cells), 0),
                 cmap=ListedColormap([palette.ABSENT, *(palette.phase_colour(p) for p in phases)]))
     axes.grid(False)
     _label_rows(axes, order, racks, names)

@@ -146,6 +146,7 @@ def _update(w: _Writer, names: list[tuple[str, str]], rng: Random, budget: int, 
         if sad and i == 5 and len(names) > 4:
             w.at(t + 4, w.trace.phase, dpu, Phase.INITIALIZING)
             w.at(t + 9, w.trace.phase, dpu, Phase.ERROR)
+            heapq.heappush(slots, t + 9)
             continue
         heapq.heappush(slots, _provision(w, dpu, host, t + 4))
 

@@ -1,0 +1,165 @@
+"""Figures: every one drawn at 4, 64 and 1,000 DPUs, deterministic, and saying what the run says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from reports import palette
+from reports.axes import clock, natural, thin, time_ticks
+from reports.figures import figures, last_change_s, render
+from reports.strip import STRIP_ROWS, phases_by_rack
+from scenarios.result import Run, summarise
+from twin.model.provisioning import PHASES
+from twin.sim.trace import Trace
+
+pytest.importorskip("matplotlib")
+
+
+def texts(figure: Any) -> str:
+    """All text of a figure, from its SVG (text stays text there)."""
+    return " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", render(figure, "svg").decode()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dpus", [1, 4, 64, 1000])
+def test_figures_are_drawn_at_every_size_and_stay_small(make_run: Callable[..., Run], dpus: int) -> None:
+    run = make_run(dpus)
+    drawn = figures([run], summarise([run]))
+
+    for figure in drawn.values():
+        assert len(render(figure, "svg")) < 400_000
+        assert render(figure, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_replications_are_drawn_together(make_run: Callable[..., Run]) -> None:
+    runs = [make_run(8, replication=i) for i in range(5)]
+    lines = figures(runs, summarise(runs))["completion"].axes[0].get_lines()
+
+    assert len([line for line in lines if line.get_color() == palette.READY_LINE]) == 5
+
+
+@pytest.mark.slow
+def test_figures_are_the_same_bytes_every_time(make_run: Callable[..., Run]) -> None:
+    first, second = (figures([run], summarise([run])) for run in (make_run(8), make_run(8)))
+
+    for name, figure in first.items():
+        assert render(figure, "svg") == render(second[name], "svg"), name
+        assert render(figure, "png") == render(second[name], "png"), name
+
+
+@pytest.mark.slow
+def test_figures_carry_no_date_and_no_name_of_the_machine(four: Run) -> None:
+    for figure in figures([four], summarise([four])).values():
+        svg = render(figure, "svg").decode()
+        assert "dc:date" not in svg
+        assert b"Software" not in render(figure, "png")
+
+
+@pytest.mark.slow
+def test_figures_say_how_many_dpus_are_ready_and_what_they_waited_for(many: Run) -> None:
+    drawn = figures([many], summarise([many]))
+
+    assert "62 of 64 at the end" in texts(drawn["completion"])
+    assert "rack-power r1" in texts(drawn["completion"])
+    assert "maxUnavailable DPUSet/dpf-operator-system/dpuset-1" in texts(drawn["waits"])
+    assert "2 not Ready" in texts(drawn["waits"])
+    assert "OS Installing [P] n=126" in texts(drawn["phase-durations"])
+    assert "budget (maxUnavailable)" in texts(drawn["unavailable"])
+
+
+def test_each_dpu_of_a_small_fleet_is_named_in_the_strip(four: Run) -> None:
+    names = [label.get_text() for label in phases_by_rack(four).axes[0].get_yticklabels()]
+
+    assert names == [f"r{rack}-h0{host}-0000-03-00" for rack in (1, 2) for host in (1, 2)]
+
+
+@pytest.mark.slow
+def test_a_huge_fleet_is_sampled_and_the_strip_says_so(make_run: Callable[..., Run]) -> None:
+    run = make_run(2 * STRIP_ROWS, keep=False, objects=False, update=False)
+
+    assert f"{STRIP_ROWS} of {2 * STRIP_ROWS} DPUs" in phases_by_rack(run).axes[0].get_title(loc="left") \
+        or f"{STRIP_ROWS} of {2 * STRIP_ROWS} DPUs" in texts(phases_by_rack(run))
+
+
+@pytest.mark.slow
+def test_a_run_in_which_nothing_happened_still_has_figures() -> None:
+    run = Run(scenario="empty", seed=1, trace=Trace(), virtual_s=60.0)
+
+    for figure in figures([run], summarise([run])).values():
+        assert render(figure, "png")
+
+
+def test_the_time_axis_ends_soon_after_the_last_change(many: Run) -> None:
+    assert many.virtual_s == 48 * 3600
+    last = max(r.start_s for r in many.phases())
+
+    assert last < last_change_s([many]) < 1.1 * last
+
+
+@pytest.mark.parametrize(("t_s", "text"), [
+    (0, "0"), (30, "30s"), (60, "1m"), (90, "1m30"), (3600, "1h"), (5400, "1h30"), (86400, "1d"), (108000, "1d6h")])
+def test_times_on_an_axis_are_short(t_s: float, text: str) -> None:
+    assert clock(t_s) == text
+
+
+@pytest.mark.parametrize("end_s", [1, 7, 59, 600, 3600, 86_400, 5e5, 1e7, 3e8])
+def test_an_axis_never_has_more_than_eleven_ticks(end_s: float) -> None:
+    class Axis:
+        def set_ticks(self, ticks: list[float], labels: list[str]) -> None:
+            self.ticks = ticks
+
+    axis = Axis()
+    time_ticks(axis, end_s)
+
+    assert 2 <= len(axis.ticks) <= 11
+    assert axis.ticks[-1] <= end_s
+
+
+def test_racks_are_sorted_as_people_count() -> None:
+    assert sorted(["r10", "r2", "a", "r1"], key=natural) == ["a", "r1", "r2", "r10"]
+
+
+def test_a_thinned_series_keeps_its_peaks() -> None:
+    times = [i / 100 for i in range(100_000)]
+    values = [float(i % 7) for i in range(100_000)]
+    values[50_123] = 99.0
+    few_times, few = thin(times, values, 1000.0)
+
+    assert len(few) <= 4000
+    assert max(few) == 99.0
+    assert few_times == sorted(few_times)
+    assert (few[0], few[-1]) == (values[0], values[-1])
+
+
+VISION = {  # linear RGB as seen with a colour vision deficiency (Machado, Oliveira, Fernandes 2009, severity 1)
+    "normal": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881)),
+    "tritanopia": ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.3039)),
+}
+
+
+def _lab(colour: str, vision: str) -> tuple[float, float, float]:
+    """CIE L*a*b* (D65) of an sRGB colour as that vision sees it."""
+    srgb = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [((c + 0.055) / 1.055) ** 2.4 if c > 0.04045 else c / 12.92 for c in srgb]
+    r, g, b = (min(1.0, max(0.0, sum(m * c for m, c in zip(row, linear, strict=True)))) for row in VISION[vision])
+    xyz = (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.95047, 0.2126 * r + 0.7152 * g + 0.0722 * b, \
+        (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.08883
+    x, y, z = (t ** (1 / 3) if t > 0.008856 else 7.787 * t + 16 / 116 for t in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_phases_stay_apart_with_any_colour_vision(vision: str) -> None:
+    assert set(palette.PHASE_COLOURS) == set(PHASES)
+    for a, b in combinations(PHASES, 2):
+        distance = math.dist(_lab(palette.PHASE_COLOURS[a], vision), _lab(palette.PHASE_COLOURS[b], vision))
+        assert distance > 10, (a, b, distance)
