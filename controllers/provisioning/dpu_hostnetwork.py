@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from controllers.provisioning import dpu_tasks
 from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, fatal
 from controllers.provisioning.dpu_tasks import HOST_NETWORK, TaskFailed
 from controllers.provisioning.install_files import ONE_CONFIG, control_plane_mtu
-from twin.backends.base import Backends
+from twin.backends.base import ApiError, Backends
+from twin.model import bfcfg
 from twin.model import dms_commands as commands
 from twin.model.core import DpfOperatorConfig
 from twin.model.meta import Key
 from twin.model.provisioning import Dpu, DpuFlavor, DpuStatus, Phase
 from twin.runtime.memory import TaskBody
-
-DEFAULT_VFS: Final = 16
-_VFS: Final = "NUM_OF_VFS="
 
 
 def host_network_configuration(p: Pass) -> DpuStatus:
@@ -25,12 +21,19 @@ def host_network_configuration(p: Pass) -> DpuStatus:
     pci = p.dpu.spec.pci_address
     if pci is None:
         raise Unmet("GetPCIAddrFromDPUError", f"PCI address of DPU {p.key} is not set")
-    configs = p.kube.list(DpfOperatorConfig)
+    try:
+        configs = p.kube.list(DpfOperatorConfig)
+    except ApiError as error:
+        raise Unmet("ListDPFOperatorConfigsError", str(error)) from error
     if len(configs) != 1:
         raise Unmet("DPFOperatorConfigCountError", ONE_CONFIG)
     if configs[0].spec.networking is None:
         raise Unmet("DPFOperatorConfigNetworkingSectionMissing", "networking section is missing in DPFOperatorConfig")
-    command = commands.host_network_setup(number_of_vfs(flavor), pci, control_plane_mtu(configs[0]))
+    try:
+        vfs = bfcfg.number_of_vfs(flavor.spec)
+    except ValueError as error:
+        raise Unmet("GetDPUFlavorError", str(error)) from error
+    command = commands.host_network_setup(vfs, pci, control_plane_mtu(configs[0]))
     try:
         if dpu_tasks.attempt(p, HOST_NETWORK, lambda _: set_up(p.b, p.dpu, command)):
             return p.passed(Phase.DPU_CLUSTER_CONFIG)
@@ -42,14 +45,3 @@ def host_network_configuration(p: Pass) -> DpuStatus:
 def set_up(b: Backends, dpu: Dpu, command: str) -> TaskBody:
     """Raises RpcError, ValueError."""
     yield b.dms.command(dms_target(b, b.background, dpu), command)
-
-
-def number_of_vfs(flavor: DpuFlavor) -> int:
-    """`NUM_OF_VFS=` of the flavor's first nvconfig; the parameter must start with it. Raises Unmet: not a number."""
-    for parameter in flavor.spec.nvconfig[0].parameters if flavor.spec.nvconfig else ():
-        if parameter.startswith(_VFS):
-            value = parameter[len(_VFS):]
-            if not value.isdecimal():
-                raise Unmet("GetDPUFlavorError", f'strconv.Atoi: parsing "{value}": invalid syntax')
-            return int(value)
-    return DEFAULT_VFS

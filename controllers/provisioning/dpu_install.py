@@ -59,16 +59,21 @@ def install(b: Backends, dpu: Dpu, attempt: int) -> TaskBody:
         yield from _send_bf_cfg(b, dpu, target)
         yield from _verify(b, dpu)
         budget_end = b.clock.now() + ACTIVATE_BUDGET_S
-        activation = b.dms.os_activate(target, f"{_bfb_name(dpu)};{bf_cfg_name(dpu)}")
+        activation = b.dms.os_activate(target, _os_version(dpu))
         _note_activation(b, dpu)
         yield within(b.clock, activation, ACTIVATE_BUDGET_S)
-    yield from _until_rebooted(b, target, budget_end)
+    yield from _until_rebooted(b, dpu, target, budget_end)
     yield b.clock.sleep(b.settings.cloud_init_s)
     _label(b, dpu)
 
 
 def _bfb_name(dpu: Dpu) -> str:
     return (dpu.status.bfb_file if dpu.status else "").rpartition("/")[2]
+
+
+def _os_version(dpu: Dpu) -> str:
+    """What OS.Activate is asked for: both files."""
+    return f"{_bfb_name(dpu)};{bf_cfg_name(dpu)}"
 
 
 def _send_bf_cfg(b: Backends, dpu: Dpu, target: DmsTarget) -> TaskBody:
@@ -88,19 +93,14 @@ def _verify(b: Backends, dpu: Dpu) -> TaskBody:
         yield b.agent.execute(pod, commands.checksum(dpu.status.bfb_file))
 
 
-def _until_rebooted(b: Backends, target: DmsTarget, budget_end: float) -> TaskBody:
+def _until_rebooted(b: Backends, dpu: Dpu, target: DmsTarget, budget_end: float) -> TaskBody:
     """Poll RebootStatus until the card's Arm is up again. Raises RpcError when it is not, or not in time."""
-    while True:
-        left = budget_end - b.clock.now()
-        if left <= 0:
-            raise deadline_exceeded()
-        yield b.clock.sleep(min(REBOOT_STATUS_POLL_S, left))
-        active, status = yield within(b.clock, b.dms.reboot_status(target), budget_end - b.clock.now())
-        if active:
-            continue
-        if status != "SUCCESS":
-            raise RpcError("UNKNOWN", f"DPU reboot failed, status: {status}")
-        return
+    left = budget_end - b.clock.now()
+    if left <= 0:
+        raise deadline_exceeded()
+    _, status = yield b.dms.reboot_ended(target, _os_version(dpu), REBOOT_STATUS_POLL_S, left)
+    if status != "SUCCESS":
+        raise RpcError("UNKNOWN", f"DPU reboot failed, status: {status}")
 
 
 def _label(b: Backends, dpu: Dpu) -> None:

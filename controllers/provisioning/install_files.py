@@ -45,11 +45,11 @@ def render_bf_cfg(b: Backends, dpu: Dpu) -> bytes:
     config = _config(b)
     kubeconfig, _ = kubeconfig_of(b.background, cluster)
     token = create_token(b, cluster_client(b, b.background, cluster, "dpu-task"), dpu)
-    text = bfcfg.render(
-        flavor, dpu.metadata.name, join_command(kubeconfig, token), number_of_pfs=device.spec.number_of_pfs,
-        control_plane_mtu=control_plane_mtu(config), extra_reboot=reboot_plan(dpu, node).command == "skip",
+    return bfcfg.render(
+        flavor.spec, hostname=dpu.metadata.name, join_command=join_command(kubeconfig, token),
+        number_of_pfs=device.spec.number_of_pfs, control_plane_mtu=control_plane_mtu(config),
+        extra_reboot=reboot_plan(dpu, node).command == "skip", flavor_annotations=flavor.metadata.annotations,
         template=_template(b, config))
-    return text.encode()
 
 
 def _need(b: Backends, kind: type[T], key: Key) -> T:
