@@ -6,8 +6,6 @@ One file per upstream controller, in folders named as upstream's components. Eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from controllers.cluster_managers.kamaji import KamajiReconciler
@@ -19,19 +17,7 @@ from controllers.provisioning.dpunode import DpuNodeReconciler
 from controllers.provisioning.dpuset import DpuSetReconciler
 from controllers.provisioning.node import NodeReconciler
 from controllers.services.dpudeployment import DpuDeploymentReconciler
-from twin.backends.base import Backends
-from twin.runtime.reconcile import Reconciler
-
-
-@dataclass(frozen=True, slots=True)
-class Controller:
-    """A controller of upstream's: `manager` is the process it shares its memory and its API client with."""
-
-    name: str
-    manager: str
-    make: Callable[[Backends], Reconciler]
-    workers: int = 1
-
+from twin.runtime.reconcile import Controller
 
 PROVISIONING: Final = "provisioning"
 DPUSERVICE: Final = "dpuservice"

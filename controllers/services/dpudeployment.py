@@ -111,13 +111,15 @@ class DpuDeploymentReconciler:
             used = self._dependencies(deployment, spec)
             self._mark(deployment, used)
         except (Pending, ApiError) as error:
-            conditions = cond.set_false(conditions, PREREQUISITES, "Pending", f"Error occurred: {error}", now, generation)
+            text = f"Error occurred: {error}"
+            conditions = cond.set_false(conditions, PREREQUISITES, "Pending", text, now, generation)
             return conditions, Result(error=str(error))
         conditions = cond.set_true(conditions, PREREQUISITES, now, generation)
         try:
             self._apply_sets(deployment, spec)
         except ApiError as error:
-            conditions = cond.set_false(conditions, RECONCILED, "Error", f"Error occurred: {error}", now, generation)
+            text = f"Error occurred: {error}"
+            conditions = cond.set_false(conditions, RECONCILED, "Error", text, now, generation)
             return conditions, Result(error=str(error))
         conditions = cond.set_true(conditions, RECONCILED, now, generation)
         waiting = [s.key for s in self._sets(deployment) if not _all_ready(s)]
