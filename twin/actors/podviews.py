@@ -1,13 +1,15 @@
-"""Digests of pods that several neighbours ask for: which pods a node holds."""
+"""What several neighbours ask about pods: which of them a node holds, what they tolerate, what a selector selects."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import re
+from collections.abc import Hashable, Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 from twin.model.core import Pod
 from twin.model.meta import Key, Object, condition_status
-from twin.model.provisioning import Taint
+from twin.model.provisioning import LabelSelector, Taint
 
 FOREVER: Final = float("inf")
 NOT_READY: Final = "node.kubernetes.io/not-ready"
@@ -66,3 +68,56 @@ def toleration_s(pod: Pod, taint: Taint) -> float:
 def evicted_after_s(pod: Pod, taints: Iterable[Taint]) -> float:
     """When NoExecute taints drive this pod away, in seconds after they were set."""
     return min((toleration_s(pod, t) for t in taints if t.effect == "NoExecute"), default=FOREVER)
+
+
+# --- selectors
+
+
+def selected(selector: LabelSelector, labels: Mapping[str, str]) -> bool:
+    """Does a LabelSelector (an empty one: everything) select these labels?"""
+    for k, v in selector.match_labels.items():
+        if labels.get(k) != v:
+            return False
+    return all(_holds(e.operator, labels.get(e.key), e.values) for e in selector.match_expressions)
+
+
+def _holds(operator: str, value: str | None, values: tuple[str, ...]) -> bool:
+    if operator == "In":
+        return value is not None and value in values
+    if operator == "NotIn":
+        return value is None or value not in values
+    if operator == "Exists":
+        return value is not None
+    return value is None  # DoesNotExist
+
+
+@lru_cache(maxsize=256)
+def parse_selector(text: str) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    """A label selector as kubectl takes it (`a=b,c!=d,e in (f,g),h,!i`): (operator, key, values) in order.
+
+    Raises ValueError.
+    """
+    found = []
+    for part in re.findall(r"[^,(]+(?:\([^)]*\))?", text):
+        term = part.strip()
+        for pattern, operator in _TERMS:
+            match = pattern.fullmatch(term)
+            if match:
+                values = tuple(v.strip() for v in match[2].split(",")) if match.lastindex == 2 else ()
+                found.append((operator, match[1], values))
+                break
+        else:
+            raise ValueError(f"unable to parse label selector {text!r} at {term!r}")
+    return tuple(found)
+
+
+_LABEL: Final = r"([A-Za-z0-9][-A-Za-z0-9_./]*)"
+_TERMS: Final = tuple((re.compile(pattern), operator) for pattern, operator in (
+    (_LABEL + r"\s+in\s+\(([^)]*)\)", "In"), (_LABEL + r"\s+notin\s+\(([^)]*)\)", "NotIn"),
+    (_LABEL + r"\s*==?\s*([-A-Za-z0-9_.]*)", "In"), (_LABEL + r"\s*!=\s*([-A-Za-z0-9_.]*)", "NotIn"),
+    (r"!\s*" + _LABEL, "DoesNotExist"), (_LABEL, "Exists")))
+
+
+def selects(text: str, labels: Mapping[str, str]) -> bool:
+    """Does this selector text select these labels? Empty text selects everything."""
+    return all(_holds(operator, labels.get(key), values) for operator, key, values in parse_selector(text))
