@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,8 @@ class LiveDms:
         return self._start(f"command {target.ip}", lambda: self.get(target, command))
 
     def os_install(self, target: DmsTarget, version: str, path: str) -> Operation:
-        return self._start(f"os-install {target.ip} {version}", lambda: self._install(target, version, self._locate(path)))
+        return self._start(f"os-install {target.ip} {version}",
+                           lambda: self._install(target, version, self._locate(path)))
 
     def os_activate(self, target: DmsTarget, version: str) -> Operation:
         return self._start(f"os-activate {target.ip} {version}", lambda: self._activate(target, version))
@@ -281,7 +283,9 @@ def _unreachable(target: DmsTarget, error: OSError) -> str:
     """grpc-go's text for a channel that cannot be made."""
     if isinstance(error, TimeoutError):
         cause = f"transport: Error while dialing: dial tcp {target.ip}:{target.port}: i/o timeout"
-    elif type(error).__module__ == "ssl":
+    elif isinstance(error, (ssl.SSLEOFError, ConnectionResetError)):
+        cause = "transport: authentication handshake failed: EOF"
+    elif isinstance(error, ssl.SSLError):
         cause = ("transport: authentication handshake failed: tls: failed to verify certificate: x509: "
                  + ("certificate has expired or is not yet valid" if "expired" in str(error)
                     else "certificate signed by unknown authority" if "CERTIFICATE_VERIFY_FAILED" in str(error)

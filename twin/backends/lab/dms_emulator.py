@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,6 +217,53 @@ class DmsServer:
             return None
         finally:
             sink.close()
+
+
+class DmsServers:
+    """The servers of a fleet, each listening or not, as `want` last said. A thread of its own switches them."""
+
+    def __init__(self, servers: Mapping[str, DmsServer], say: Callable[[str], None] = lambda line: None) -> None:
+        self.servers = dict(servers)
+        self._say = say
+        self._wanted = dict.fromkeys(self.servers, False)
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="dms-servers", daemon=True)
+        self._thread.start()
+
+    def want(self, host: str, listening: bool) -> None:
+        """Say whether this host's DMS should listen. Returns at once."""
+        with self._changed:
+            if self._wanted[host] is not listening:
+                self._wanted[host] = listening
+                self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+        for server in self.servers.values():
+            server.stop()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._due())
+                if self._closed:
+                    return
+                due = self._due()
+                wanted = {name: self._wanted[name] for name in due}
+            for name, listening in wanted.items():
+                try:
+                    self.servers[name].start() if listening else self.servers[name].stop()
+                except OSError as error:
+                    self._say(str(error))
+                    with self._changed:
+                        self._wanted[name] = False
+
+    def _due(self) -> list[str]:
+        return [name for name, server in self.servers.items() if server.serving is not self._wanted[name]]
 
 
 class _Sink:

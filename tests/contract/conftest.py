@@ -1,0 +1,10 @@
+"""The fixtures of real parts are those of tests/backends."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
+
+from lab_parts import cluster, dpu_plane, host, kube, planes, programs, space  # noqa: E402
+
+__all__ = ["cluster", "dpu_plane", "host", "kube", "planes", "programs", "space"]

@@ -1,0 +1,87 @@
+"""One simulated host as a DMS server on a real wire asks it (`twin.backends.lab.dms_emulator.Personality`).
+
+Everything runs in the paced world's thread; callers block as long as the host takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from twin.backends.base import DmsTarget, Operation, RpcError
+from twin.model.device import Image
+from twin.model.fleet import DMS_PORT
+from twin.model.meta import Key
+from twin.sim.dms import DmsClient, SimDms
+from twin.sim.paced import PacedWorld
+from twin.sim.runner import Meter
+from twin.sim.volume import File
+
+ImageOf = Callable[[str, bytes], "Image | None"]
+"""(md5, first bytes) of a received file -> the image it is; None: it is no BFB."""
+
+
+class ReceivedFile(Protocol):
+    """A file that came in over the wire."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def md5(self) -> str: ...
+
+    @property
+    def content(self) -> bytes: ...
+
+
+class HostPersonality:
+    """The side of DMS that a host shows, over the simulated DMS of the same host."""
+
+    def __init__(self, world: PacedWorld, dms: SimDms, host: str, image_of: ImageOf) -> None:
+        self._world = world
+        self._dms = dms
+        self._server = dms.servers[host]
+        self._image_of = image_of
+        self._target = DmsTarget(self._server.host.ip, DMS_PORT, Key("", ""))
+
+    def run(self, command: str) -> str:
+        return str(self._wait(lambda client: client.command(self._target, command)))
+
+    def set_mode(self, mode: str) -> None:
+        self._world.call(lambda: self._client().set_mode(self._target, mode))
+
+    def offered(self, version: str) -> None:
+        if not version.endswith((".bfb", ".cfg")):
+            raise RpcError("INCOMPATIBLE", f"OS version {version!r} must end in .bfb or .cfg")
+
+    def received(self, file: ReceivedFile) -> None:
+        """The bytes are here; the simulated links say how long a file of the image's nominal size would have taken."""
+        if file.version.endswith(".cfg"):
+            kept = File(file.md5, file.size, content=file.content)
+        else:
+            image = self._image_of(file.md5, file.content)
+            kept = File(file.md5, image.size if image else file.size, image)
+
+        def receive() -> Operation:
+            op = Operation("OS.Install")
+            self._dms.receive(self._server, file.version, kept, op)
+            return op
+
+        self._world.wait(receive)
+
+    def activate(self, version: str) -> None:
+        self._wait(lambda client: client.os_activate(self._target, version))
+
+    def reboot_status(self) -> tuple[bool, str]:
+        answer = self._wait(lambda client: client.reboot_status(self._target))
+        assert isinstance(answer, tuple)
+        return answer
+
+    def _wait(self, start: Callable[[DmsClient], Operation]) -> object:
+        return self._world.wait(lambda: start(self._client()))
+
+    def _client(self) -> DmsClient:
+        return self._dms.client(Meter(f"wire {self._server.host.name}"))
