@@ -27,7 +27,8 @@ NUM_OF_TRUSTED_SFS: Final = "provisioning.dpu.nvidia.com/num-of-trusted-sfs"
 MAX_TRUSTED_SFS: Final = 10
 
 _PASSWORD: Final = "ubuntu_PASSWORD="
-_DEFAULT_PASSWORD: Final = "ubuntu"
+_USER: Final = "ubuntu"
+QUOTE: Final = "'"
 
 
 class Unrenderable(ValueError):
@@ -70,7 +71,7 @@ def trusted_sfs(annotations: Mapping[str, str]) -> int:
     if text is None:
         return 0
     if not text.isdecimal() or not 1 <= int(text) <= MAX_TRUSTED_SFS:
-        raise Unrenderable(f"annotation {NUM_OF_TRUSTED_SFS} must be a number from 1 to {MAX_TRUSTED_SFS} (got {text!r})")
+        raise Unrenderable(f"annotation {NUM_OF_TRUSTED_SFS} must be from 1 to {MAX_TRUSTED_SFS} (got {text!r})")
     return int(text)
 
 
@@ -78,8 +79,8 @@ def trusted_sfs(annotations: Mapping[str, str]) -> int:
 
 
 def render(flavor: DpuFlavorSpec, *, hostname: str, join_command: str, number_of_pfs: int | None,
-           control_plane_mtu: int = 1500, extra_reboot: bool = False, flavor_annotations: Mapping[str, str] | None = None,
-           template: str | None = None) -> bytes:
+           control_plane_mtu: int = 1500, extra_reboot: bool = False,
+           flavor_annotations: Mapping[str, str] | None = None, template: str | None = None) -> bytes:
     """The bf.cfg of one DPU. `extra_reboot`: the host's reboot is skipped, so the DPU reboots itself once.
 
     Raises:
@@ -116,7 +117,7 @@ def _body(flavor: DpuFlavorSpec, pfs: int, mtu: int, extra_reboot: bool, trusted
     password = next((p[len(_PASSWORD):] for p in flavor.bfcfg_parameters if p.startswith(_PASSWORD)), "")
     marks = {
         "PARAMETERS": "\n".join(p for p in flavor.bfcfg_parameters if not p.startswith(_PASSWORD)),
-        "PASSWORD": f"hashed_passwd: {password.strip(chr(39))}" if password else f"plain_text_passwd: {_DEFAULT_PASSWORD}",
+        "PASSWORD": f"hashed_passwd: {password.strip(QUOTE)}" if password else f"plain_text_passwd: {_USER}",
         "EXPIRE": "false" if password else "true",
         "CONTROL_PLANE_MTU": str(mtu),
         "PF_MTU": str(PF_MTU),

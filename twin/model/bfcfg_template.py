@@ -1,4 +1,4 @@
-"""The text of our bf.cfg. Marks `@NAME@` are filled in by `twin.model.bfcfg`; what each part is for stands beside it."""
+"""The text of our bf.cfg. `twin.model.bfcfg` fills in the marks `@NAME@`; what a part is for stands beside it."""
 
 from typing import Final
 

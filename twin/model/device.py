@@ -84,7 +84,6 @@ class Device(msgspec.Struct, frozen=True, gc=False):
     config: Config | None = None
     new_image: Image | None = None
     new_config: Config | None = None
-    extra_reboot: bool = False
     joined: bool = False
     """The marker on its disk that a kubeadm join succeeded; an install wipes it."""
     rescans: bool = False
@@ -112,7 +111,7 @@ def install(d: Device, image: Image, config: Config) -> Device:
     """Push an image and its bf.cfg through rshim. The old OS is gone from here on, whatever happens next."""
     if not d.powered:
         raise Refused("rshim: no device")
-    return replace(d, arm=Arm.INSTALLING, doing=INSTALL, image=None, config=None, joined=False, extra_reboot=False,
+    return replace(d, arm=Arm.INSTALLING, doing=INSTALL, image=None, config=None, joined=False,
                    new_image=image, new_config=config)
 
 
@@ -148,7 +147,9 @@ def power_off(d: Device) -> Device:
 
 
 def power_on(d: Device) -> Device:
-    """Power is back: what is on flash runs, and the installed OS boots."""
+    """Power is back: what is on flash runs, and the installed OS boots. Nothing changes for a card that has power."""
+    if d.powered:
+        return d
     return _start(replace(_loaded(d), powered=True))
 
 
@@ -195,7 +196,7 @@ def _installed(d: Device) -> Device:
         flash=image.firmware if config.firmware_update and image.firmware else d.flash,
         next_nvconfig=config.nvconfig or d.next_nvconfig, rescan_pending=d.rescans,
     )
-    return _start(replace(done, extra_reboot=True)) if config.extra_reboot else done
+    return _start(done) if config.extra_reboot else done
 
 
 def _start(d: Device) -> Device:
