@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import os
+import select
 import socket
 import ssl
 import tempfile
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Final
 
 HANDSHAKE_S: Final = 10.0
-CHUNK: Final = 1 << 18
+CHUNK: Final = 1 << 16
+KEPT: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,19 +114,62 @@ class Relay:
             except OSError:
                 local.close()
                 continue
-            secure.settimeout(None)
             self._open += [local, secure]
-            for source, sink in ((local, secure), (secure, local)):
-                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+            threading.Thread(target=self._connection, args=(local, secure), daemon=True).start()
+
+    def _connection(self, local: socket.socket, secure: ssl.SSLSocket) -> None:
+        carry(local, secure)
+        for each in (local, secure):
+            self._open.remove(each)
+            each.close()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Carry bytes until one side ends; a full socket blocks, which is the back-pressure."""
-    try:
-        while data := source.recv(CHUNK):
-            sink.sendall(data)
-    except OSError:
-        pass
-    for each in (source, sink):
-        with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
+def carry(plain: socket.socket, secure: ssl.SSLSocket) -> None:
+    """Carry bytes both ways until one side ends. One thread only: OpenSSL's connections are not shared between threads.
+
+    What cannot be written is kept up to a limit, then no more is read from the other side: back-pressure.
+    """
+    waiting = {plain: bytearray(), secure: bytearray()}  # what each still has to be sent
+    other: dict[socket.socket, socket.socket] = {plain: secure, secure: plain}
+    for each in waiting:
+        each.setblocking(False)
+    with contextlib.suppress(OSError):
+        while True:
+            readable = [s for s in waiting if len(waiting[other[s]]) < KEPT]
+            ready, writable, _ = select.select(readable, [s for s in waiting if waiting[s]], [])
+            for sink in writable:
+                _send(sink, waiting[sink])
+            for source in ready:
+                if not _receive(source, waiting[other[source]]):
+                    _flush(other[source], waiting[other[source]])
+                    return
+
+
+def _receive(source: socket.socket, into: bytearray) -> bool:
+    """Everything that is there now; False at its end."""
+    while len(into) < KEPT:
+        try:
+            data = source.recv(CHUNK)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            return True
+        except OSError:  # ended without a farewell
+            return False
+        if not data:
+            return False
+        into += data
+    # What OpenSSL has decrypted already no select() shows, so it must be taken now.
+    while isinstance(source, ssl.SSLSocket) and source.pending():
+        into += source.recv(CHUNK)
+    return True
+
+
+def _send(sink: socket.socket, data: bytearray) -> None:
+    with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+        while data:
+            del data[:sink.send(bytes(data[:CHUNK]))]
+
+
+def _flush(sink: socket.socket, data: bytearray) -> None:
+    sink.settimeout(HANDSHAKE_S)
+    if data:
+        sink.sendall(bytes(data))
