@@ -53,8 +53,6 @@ def headers(file: BinaryIO) -> Iterator[Header]:
     while True:
         file.seek(at)
         raw = file.read(_HEADER.size)
-        if not raw and at:
-            return
         if len(raw) < _HEADER.size:
             raise BadImage(f"truncated image header at byte {at}")
         magic, bits, length, crc, following = _HEADER.unpack(raw)
