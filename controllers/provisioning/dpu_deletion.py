@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from controllers.provisioning import node_effect
 from controllers.provisioning.allocator import Allocator
 from controllers.provisioning.dpu_cluster_client import cluster_client
-from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target
+from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, siblings
 from controllers.provisioning.dpu_prepare import GNOI
 from controllers.provisioning.install_files import bf_cfg_path
 from twin.backends.base import ApiError, NotFound
@@ -14,6 +16,9 @@ from twin.model.core import Certificate, CertificateRequest, Node, Secret
 from twin.model.meta import Key, Object, replace, strip_finalizer
 from twin.model.names import Finalizer, dms_certificate, dms_secret
 from twin.model.provisioning import DpuCluster, DpuNode, DpuStatus
+
+FINALIZER_REF_COUNT: Final = "dpunode-finalizer-ref-count"
+"""Policy: a DPUNode keeps its finalizer until the last of its DPUs is gone."""
 
 
 def error(p: Pass) -> DpuStatus:
@@ -117,6 +122,8 @@ def _remove_host_network(p: Pass) -> None:
 
 def _release_dpu_node(p: Pass) -> None:
     """upstream: dpunode-finalizer-not-counted. The first DPU of a host to go frees the DPUNode for all."""
+    if FINALIZER_REF_COUNT in p.b.policies and siblings(p):
+        return
     node = p.kube.get(DpuNode, Key(p.key.namespace, p.dpu.spec.dpu_node_name))
     if node is None or Finalizer.DPUNODE not in node.metadata.finalizers:
         return

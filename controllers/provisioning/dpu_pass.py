@@ -7,6 +7,7 @@ from typing import TypeVar
 from twin.backends.base import ApiError, Backends, DmsTarget, KubeReader, RpcError
 from twin.model.core import Secret
 from twin.model.meta import Key, Object, replace, set_condition
+from twin.model.names import Label
 from twin.model.provisioning import Dpu, DpuNode, DpuStatus, Phase
 from twin.runtime.reconcile import Context
 
@@ -110,6 +111,12 @@ def dms_target(b: Backends, kube: KubeReader, dpu: Dpu) -> DmsTarget:
     if kube.get(Secret, secret) is None:
         raise ValueError(f"client secret not found: {not_found(Secret, secret.name)}")
     return DmsTarget(address.ip, address.port, secret)
+
+
+def siblings(p: Pass) -> list[Dpu]:
+    """The other DPUs of the same host, by label."""
+    found = p.kube.list(Dpu, p.key.namespace, {Label.DPUNODE_NAME: p.dpu.spec.dpu_node_name})
+    return [dpu for dpu in found if dpu.key != p.key]
 
 
 def parse_bool(text: str) -> bool:

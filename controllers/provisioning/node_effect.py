@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from controllers.provisioning import custom_action
-from controllers.provisioning.dpu_pass import Pass, Unmet, fatal, not_found, parse_bool
+from controllers.provisioning.dpu_pass import Pass, Unmet, fatal, not_found, parse_bool, siblings
 from twin.backends.base import ApiError, NotFound
 from twin.model.core import DrainSpec, Node, NodeMaintenance, NodeMaintenanceSpec
 from twin.model.meta import Key, ObjectMeta, condition_status, replace
@@ -104,8 +106,7 @@ def _drain(p: Pass) -> None:
         except ApiError as error:
             raise Unmet("ErrorOccured", str(error)) from error
     else:
-        if REQUESTOR not in found.spec.additional_requestors:
-            _join(p, found)
+        _join(p, found)
         if condition_status(found.status.conditions if found.status else (), "Ready") == "True":
             return
     raise Unmet("NodeMaintenanceIsNotReady", "node maintenance is not ready", waiting=True)
@@ -126,10 +127,21 @@ def _maintenance(dpu: Dpu, key: Key) -> NodeMaintenance:
 
 
 def _join(p: Pass, found: NodeMaintenance) -> None:
-    """upstream: joins-terminating-maintenance. Nobody asks whether the object is being deleted."""
+    """Request what is there already; under the policy, own it too, so that it outlives the DPU that asked first.
+
+    upstream: joins-terminating-maintenance. Nobody asks whether the object is being deleted.
+    """
+    merge: dict[str, Any] = {}
+    if REQUESTOR not in found.spec.additional_requestors:
+        merge["spec"] = {"additionalRequestors": [*found.spec.additional_requestors, REQUESTOR]}
+    owners = found.metadata.owner_references
+    if REF_COUNT in p.b.policies and all(o.uid != p.dpu.metadata.uid for o in owners):
+        mine = p.dpu.owner_reference(controller=False, block=None)
+        merge["metadata"] = {"ownerReferences": msgspec.to_builtins((*owners, mine))}
+    if not merge:
+        return
     try:
-        p.kube.patch(NodeMaintenance, found.key,
-                     {"spec": {"additionalRequestors": [*found.spec.additional_requestors, REQUESTOR]}})
+        p.kube.patch(NodeMaintenance, found.key, merge)
     except ApiError as error:
         raise fatal("ErrorOccured", str(error)) from error
 
@@ -229,10 +241,8 @@ def _end_maintenance(p: Pass) -> None:
 
 def _needed_by_others(p: Pass) -> bool:
     """Under the policy: is another DPU of this host on its way to Ready?"""
-    if REF_COUNT not in p.b.policies:
-        return False
-    siblings = p.kube.list(Dpu, p.key.namespace, {Label.DPUNODE_NAME: p.dpu.spec.dpu_node_name})
-    return any(d.status is not None and d.status.phase in NEEDS_EFFECT for d in siblings if d.key != p.key)
+    return REF_COUNT in p.b.policies and any(
+        d.status is not None and d.status.phase in NEEDS_EFFECT for d in siblings(p))
 
 
 def _attempt(do: Callable[[], object]) -> None:
