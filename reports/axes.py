@@ -108,8 +108,8 @@ def happenings(axes: Axes, run: Run, end_s: float) -> None:
 
 def _band(axes: Axes, start_s: float, end_s: float, name: str) -> None:
     axes.axvspan(start_s, end_s, color="#bbbbbb", alpha=0.5, linewidth=0)
-    axes.annotate(name, (start_s, 0.02), (-3, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-                  fontsize=7, color=palette.FAINT, rotation=90, va="bottom", ha="right", annotation_clip=True)
+    axes.annotate(name, (start_s, 0.98), (-3, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
+                  fontsize=7, color=palette.FAINT, rotation=90, va="top", ha="right", annotation_clip=True)
 
 
 def time_axis(axes: Axes, end_s: float) -> None:

@@ -46,7 +46,7 @@ def _one(folder: RunFolder, obj: Json, kube_events: Sequence[Json], now: float, 
     conditions = status.pop("conditions", ())
     rest = {k: v for k, v in obj.items() if k not in ("apiVersion", "kind", "metadata", "status")}
     for key in sorted(rest):
-        lines += _section(_title(key), _redacted(obj["kind"], key, rest[key]))
+        lines += _section(_title(key), _shown(obj["kind"], key, rest[key]))
     lines += _section("Status", status) if status else []
     if conditions:
         lines += ["Conditions:", *_indented(_conditions(conditions, now))]
@@ -56,11 +56,10 @@ def _one(folder: RunFolder, obj: Json, kube_events: Sequence[Json], now: float, 
     return "\n".join(lines) + "\n"
 
 
-def _redacted(kind: str, key: str, value: Any) -> Any:
-    """Secrets show sizes only, as kubectl does."""
+def _shown(kind: str, key: str, value: Any) -> Any:
+    """Secrets show names only: their values are not recorded."""
     if kind == "Secret" and key in ("data", "stringData") and isinstance(value, Mapping):
-        return {name: f"{len(str(text)) * 3 // 4 if key == 'data' else len(str(text))} bytes"
-                for name, text in value.items()}
+        return dict.fromkeys(value, "<not recorded>")
     return value
 
 

@@ -55,6 +55,9 @@ def write(runs: Sequence[Run], summary: Summary, out_dir: Path, *, record: froze
     except OSError as error:
         raise FolderError(f"{error.filename or out_dir}: cannot write the run folder: "
                           f"{(error.strerror or str(error)).lower()}") from error
+    except ModuleNotFoundError as error:
+        raise FolderError(f"{out_dir}: cannot write the run folder: the Python package {error.name} is missing; "
+                          "install dpf-twin[report]") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out_dir

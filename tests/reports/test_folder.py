@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -222,3 +223,12 @@ def test_a_cut_off_history_is_a_clear_error(small: Path) -> None:
 
     with pytest.raises(FolderError, match="damaged"):
         list(read(small).object_lines())
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+        four: Run, summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+
+    with pytest.raises(FolderError, match=r"Python package zstandard is missing; install dpf-twin\[report\]"):
+        write([four], summary, tmp_path / "run", report=False)
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twin.model.core import Secret
 from twin.model.kinds import to_manifest
 from twin.model.meta import ObjectMeta, Unstructured
 from twin.model.provisioning import Bfb, BfbSpec, BfbStatus
@@ -229,3 +230,15 @@ def test_outages_of_one_dpu_and_cause_never_overlap(turns: list[tuple[str, str, 
             rows = [r for r in trace.outages(end_s) if r.dpu == dpu and r.label == cause]
             assert all(a.end_s <= b.start_s for a, b in pairwise(rows))
             assert all(r.start_s < r.end_s <= end_s for r in rows)
+
+
+def test_recorded_objects_hold_no_value_of_any_secret() -> None:
+    trace = Trace(objects=True)
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "planted-1", "kept": "yes"}
+    trace.object(0, "ADDED", "", Secret(metadata=ObjectMeta(name="s", annotations=applied),
+                                        data={"a": "planted-2"}, string_data={"b": "planted-3"}))
+    line = next(trace.object_lines())
+
+    assert b"planted" not in line
+    assert json.loads(line)["object"]["metadata"]["annotations"] == {"kept": "yes"}
+    assert list(json.loads(line)["object"]["data"]) == ["a"]

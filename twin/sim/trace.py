@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from twin.model.core import Secret
 from twin.model.kinds import to_manifest
-from twin.model.meta import Object, Unstructured
+from twin.model.meta import Object, Unstructured, replace
 from twin.model.provisioning import Phase
 
 CHUNK: Final = 4096  # records encoded and hashed at once
@@ -26,6 +27,9 @@ HOST_REBOOTS: Final = ("host-reboot", "host-power-cycle")
 """What `Trace.device` calls the two ways a host goes down and comes back; they count as `reboots.host`."""
 DPU_REBOOTS: Final = ("dpu-reboot",)
 """A DPU's Arm restarting (after an install, a firmware reset, a power cycle of its host); counts as `reboots.dpu`."""
+REDACTED: Final = "cmVkYWN0ZWQ="
+"""What stands for a Secret's value in recorded objects: "redacted" in base64."""
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 BUDGET: Final = "unavailable-budget"
 """The counter that holds how many DPUs may be unavailable at once (the sum over DPUSets)."""
 
@@ -334,7 +338,7 @@ class Trace:
         return (r for r in self.kept() if isinstance(r, Write))
 
     def object_lines(self) -> Iterator[bytes]:
-        """Object versions as JSON lines `{t_s, cluster, op, object}`, in order of time."""
+        """Object versions as JSON lines `{t_s, cluster, op, object}`, by time; Secrets without their values."""
         for t_s, op, cluster, obj in sorted(self.versions, key=lambda v: v.t_s):
             head = _encoder.encode({"t_s": t_s, "cluster": cluster, "op": op})
             yield head[:-1] + b',"object":' + _encode_object(obj) + b"}\n"
@@ -344,8 +348,18 @@ def _open_spans(spans: dict[tuple[str, str], float], end_s: float) -> Iterator[S
     return (SpanRow(dpu, start_s, end_s, label) for (dpu, label), start_s in spans.items() if end_s > start_s)
 
 
+def _without_secrets(obj: Object) -> Object:
+    """What a Secret holds never reaches a file: names stay, values go."""
+    if not isinstance(obj, Secret):
+        return obj
+    meta = replace(obj.metadata, annotations={k: v for k, v in obj.metadata.annotations.items() if k != LAST_APPLIED})
+    return replace(obj, metadata=meta, data=dict.fromkeys(obj.data, REDACTED),
+                   string_data=dict.fromkeys(obj.string_data, REDACTED))
+
+
 def _encode_object(obj: Object) -> bytes:
     """As `kubectl get -o json`, without the detour over a mapping (which costs three times as much)."""
+    obj = _without_secrets(obj)
     if isinstance(obj, Unstructured):
         return _encoder.encode(to_manifest(obj))
     head = f'{{"apiVersion":"{obj.api_version()}","kind":"{obj.KIND}"'.encode()
