@@ -200,27 +200,35 @@ class ApiServer:
     def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], by: str, at_ns: int, *, status: bool = False,
               resource_version: str = "") -> T:
         """JSON merge patch of an object, or of its status. Raises as `update`, and what admission refuses."""
-        old = self.get(kind, key)
+        return cast(T, self.patch_resource(kind, key, merge, by, at_ns, status=status,
+                                           resource_version=resource_version))
+
+    def patch_resource(self, resource: Resource, key: Key, merge: Mapping[str, Any], by: str, at_ns: int, *,
+                       status: bool = False, resource_version: str = "") -> Object:
+        """As `patch`, also for kinds without a class."""
+        old = self.table(resource).get(key)
+        if old is None:
+            raise not_found(resource, key)
         if resource_version and resource_version != old.metadata.resource_version:
-            self._refused(kind, key, "patch", by, at_ns, "Conflict")
-            raise conflict(kind, key)
+            self._refused(resource, key, "patch", by, at_ns, "Conflict")
+            raise conflict(resource, key)
         before = to_manifest(old)
         after = merge_patch(before, merge)
         if after == before:
             return old
-        try:
-            after = admit(kind, after, before, operation="UPDATE", subresource="status" if status else "",
-                          webhooks=self.webhooks, reader=self)
-        except ApiError as error:
-            self._refused(kind, key, "patch", by, at_ns, error.reason)
-            raise
-        new = cast(T, from_manifest(after))
-        return self.update(new, by, at_ns, status=status, verb="patch")
+        if not isinstance(resource, str):
+            try:
+                after = admit(resource, after, before, operation="UPDATE", subresource="status" if status else "",
+                              webhooks=self.webhooks, reader=_Lister(self))
+            except ApiError as error:
+                self._refused(resource, key, "patch", by, at_ns, error.reason)
+                raise
+        return self.update(from_manifest(after), by, at_ns, status=status, verb="patch")
 
     def create_manifest(self, manifest: dict[str, Any], by: str, at_ns: int, field_validation: str = "Warn") -> Object:
         """Create from a mapping: admission in Kubernetes' order, then storage."""
         obj = from_shape(manifest)
-        admitted = admit(obj, manifest, None, operation="CREATE", webhooks=self.webhooks, reader=self,
+        admitted = admit(obj, manifest, None, operation="CREATE", webhooks=self.webhooks, reader=_Lister(self),
                          field_validation=field_validation) if obj is not Unstructured else manifest
         return self.create(from_manifest(admitted), by, at_ns)
 
@@ -235,7 +243,7 @@ class ApiServer:
             raise Conflict(f'Precondition failed: UID in precondition: {uid}, UID in object meta: {old.metadata.uid}')
         if not isinstance(resource, str):
             admit(resource, to_manifest(old) if resource.GROUP.endswith("dpu.nvidia.com") else {}, None,
-                  operation="DELETE", webhooks=self.webhooks, reader=self)
+                  operation="DELETE", webhooks=self.webhooks, reader=_Lister(self))
         meta = old.metadata
         finalizers = meta.finalizers
         if propagation == "Foreground" and FOREGROUND not in finalizers and self._dependents.get(meta.uid):
@@ -429,6 +437,16 @@ class ApiServer:
     def _suffix(self) -> str:
         raw = hashlib.blake2b(f"{self.name}/name/{self._made}/{self._rv}".encode(), digest_size=5).digest()
         return "".join(_ALPHABET[b % len(_ALPHABET)] for b in raw)
+
+
+class _Lister:
+    """What webhooks may read: the stored objects of a kind."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._server = server
+
+    def list(self, kind: Any, namespace: str | None = None) -> list[Any]:
+        return [o for k, o in self._server.table(kind).items() if namespace is None or k.namespace == namespace]
 
 
 class _Recorder:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from twin.actors.hosts import Arm, Card, Machine
 from twin.model.provisioning import Taint
 from twin.sim.dms import SimDms
 from twin.sim.host import Hosts, SimDpu, SimHost
 from twin.sim.volume import SimVolume
+
+
+class SimCard(NamedTuple):
+    """One card. See `twin.actors.hosts.Card`."""
+
+    pci_address: str
+    pf0_name: str
+    number_of_pfs: int
+    psid: str
+    device_id: str = "a2dc"
 
 
 class SimMachine:
@@ -22,8 +33,7 @@ class SimMachine:
         self.labels: Mapping[str, str] = host.record.labels
         self.annotations: Mapping[str, str] = host.record.annotations
         self.taints: Sequence[Taint] = ()
-        self.cards: Sequence[Card] = tuple(
-            Card(pci_address=c.pci, pf0_name=c.pf0, number_of_pfs=c.pfs, psid=c.psid) for c in host.record.cards)
+        self.cards: Sequence[Card] = tuple(SimCard(c.pci, c.pf0, c.pfs, c.psid) for c in host.record.cards)
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ from twin.model.provisioning import (
 from twin.model.timing import Timing
 from twin.runtime.reconcile import Controller
 from twin.sim.admission import Webhooks
+from twin.sim.chronicle import Chronicle
 from twin.sim.client import ApiCosts, Cache, SimKube
 from twin.sim.clock import EPOCH, SECOND, SimClock, TwinEnvironment, ns
 from twin.sim.dms import SimDms
@@ -92,15 +93,16 @@ class World:
         self.actors: dict[str, tuple[Actor, Runner]] = {}
         self.managers: dict[str, Manager] = {}
         around = self._surroundings()
-        names = list(dict.fromkeys(c.process for c in controllers))
+        names = list(dict.fromkeys(c.manager for c in controllers))
         index = 0
         for name in names:
-            mine = [c for c in controllers if c.process == name]
+            mine = [c for c in controllers if c.manager == name]
             self.managers[name] = Manager(around, name, mine, index, self._lower)
             index += len(mine)
         self._actor_index = index
         for card in fleet.cards:
             trace.place(card.name, card.rack, card.host)
+        self.chronicle = Chronicle(fleet, self.host_cluster, trace)
 
     # --- bringing it up
 

@@ -1,0 +1,132 @@
+"""One run of a scenario from its first manifest to its end: the timeline, when it is over, what has not come about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from controllers import CONTROLLERS
+from controllers.provisioning.webhooks import WEBHOOKS
+from scenarios.apply import Kubectl, Refused
+from scenarios.base import Apply, Delete, Patch, Scenario, Step
+from scenarios.pending import pending
+from scenarios.result import ReconcileRow, Run
+from twin.backends.base import Settings
+from twin.model.mistakes import BadInput, Mistake
+from twin.model.timing import Timing
+from twin.sim.admission import Webhooks
+from twin.sim.clock import EPOCH, SECOND, ns
+from twin.sim.trace import Trace
+from twin.sim.world import Options, World
+
+SLICE_S = 60.0
+"""Virtual time between two looks at whether the run is over."""
+
+SETTLED_S = 660.0
+"""Everything is as asked and nothing has happened for this long, a full cache resync included: the run is over."""
+
+IDLE_S = 2 * 3600.0
+"""Nothing has happened for this long and nothing is to come: the run is over, converged or not."""
+
+
+class Story:
+    """A world with a scenario playing in it."""
+
+    def __init__(self, scenario: Scenario, seed: int, trace: Trace, options: Options) -> None:
+        self.scenario = scenario
+        self.seed = seed
+        self.warnings: list[str] = list(scenario.warnings)
+        timing = Timing(scenario.profile, seed)
+        self.world = World(
+            scenario.fleet, timing, trace, CONTROLLERS, webhooks=Webhooks(WEBHOOKS), policies=scenario.policies,
+            settings=Settings(seed=seed), options=options)
+        self.kubectl = Kubectl(self.world)
+        self.last_step_s = max((s.at_s + (s.for_s or 0.0) for s in scenario.timeline), default=0.0)
+
+    def play(self, progress: Callable[[Story, float], None] | None = None) -> float:
+        """Run to the end; returns the virtual seconds observed."""
+        world, scenario = self.world, self.scenario
+        world.start()
+        self._first()
+        for step in scenario.timeline:
+            world.env.call_at(ns(step.at_s), self._step, step)
+        env, trace = world.env, world.trace
+        horizon, seen, quiet_since = ns(scenario.horizon_s), -1, 0
+        began = time.perf_counter()
+        while env.now < horizon:
+            env.run(until=min(env.now + ns(SLICE_S), horizon))
+            if progress is not None:
+                progress(self, time.perf_counter() - began)
+            if trace.records != seen:
+                seen, quiet_since = trace.records, env.now
+            quiet_s = (env.now - quiet_since) / SECOND
+            if env.now_s <= self.last_step_s or quiet_s < SETTLED_S:
+                continue
+            if quiet_s >= IDLE_S or not self.pending():
+                break
+        return env.now_s
+
+    def pending(self) -> list[str]:
+        return pending(self.world)
+
+    # --- the timeline
+
+    def _first(self) -> None:
+        """What is applied at 0 s. A refusal is the user's mistake: nothing is run."""
+        mistakes = []
+        for manifest in self.scenario.manifests:
+            try:
+                self.kubectl.apply(manifest)
+            except Refused as refused:
+                line, column = manifest.doc.mark(manifest.path)
+                mistakes.append(Mistake(manifest.doc.file, str(refused), line=line, column=column))
+        if mistakes:
+            raise BadInput(mistakes)
+
+    def _step(self, step: Step) -> None:
+        try:
+            self._act(step)
+        except Refused as refused:
+            self.warnings.append(f"{step.where}: at {step.at_s:g} s the API server refused {step.what}: {refused}")
+
+    def _act(self, step: Step) -> None:
+        action = step.action
+        if isinstance(action, Apply):
+            for manifest in action.manifests:
+                self.kubectl.apply(manifest)
+        elif isinstance(action, Patch):
+            self.kubectl.patch(action)
+        elif isinstance(action, Delete):
+            self.kubectl.delete(action)
+        else:
+            raise Refused(f"{step.what} is not played yet")
+
+    # --- the result
+
+    def result(self, end_s: float, replication: int, wall_s: float) -> Run:
+        world = self.world
+        words = self.pending()
+        clusters = {"": world.host_cluster, **{str(k): s for k, s in world.dpu_clusters.items()}}
+        return Run(
+            scenario=self.scenario.name, seed=self.seed, replication=replication, trace=world.trace,
+            policies=self.scenario.policies, epoch_s=EPOCH, virtual_s=end_s, wall_s=wall_s, events=world.env.executed,
+            converged=not words, pending=words, warnings=self.warnings, reconciles=list(self._reconciles()),
+            objects={name: [o for r in server.resources() for o in server.table(r).values()]
+                     for name, server in clusters.items()},
+            inputs=self.scenario.inputs)
+
+    def _reconciles(self) -> Iterator[ReconcileRow]:
+        for manager in self.world.managers.values():
+            for controller in manager.controllers:
+                runners = list(manager.all_runners(controller.name))
+                for runner in runners:
+                    runner.settle()
+                waits = sorted(w / SECOND for r in runners for w in r.stats.waits_ns)
+                yield ReconcileRow(
+                    controller=controller.name, count=sum(r.stats.run + r.stats.skipped for r in runners),
+                    busy_s=sum(r.stats.busy_ns for r in runners) / SECOND,
+                    queue_wait_s_p50=waits[len(waits) // 2] if waits else 0.0,
+                    queue_wait_s_p95=waits[int(len(waits) * 0.95)] if waits else 0.0,
+                    errors=sum(r.stats.errors for r in runners))
+
+
