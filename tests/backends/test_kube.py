@@ -18,10 +18,11 @@ from twin.backends.kube_http import from_kubeconfig
 from twin.backends.kube_informer import Informer
 from twin.backends.lab.certificates import Pair, authority, issue, kubeconfig
 from twin.backends.lab.control_plane import ControlPlane, ControlPlanes
-from twin.model.core import ConfigMap, Event, Pod, Secret
+from twin.model.core import ConfigMap, Event, Lease, Pod, Secret
 from twin.model.kinds import to_manifest
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, replace, set_condition
 from twin.model.provisioning import BfbRef, Dpu, DpuSet, DpuSetSpec, DpuSpec, DpuStatus, DpuTemplate, DpuTemplateSpec
+from twin.runtime.lease import Elector
 
 pytestmark = pytest.mark.slow
 
@@ -363,6 +364,18 @@ def test_a_repeated_event_is_counted_not_repeated(kube: LiveKube, space: str) ->
     assert {reason: e.count for reason, e in events.items()} == {"Broken": 3, "Fine": 1}
     assert events["Broken"].involved_object.uid == dpu.metadata.uid
     assert events["Broken"].source == {"component": "test"}
+
+
+def test_two_candidates_share_a_real_lease(kube: LiveKube, space: str) -> None:
+    a, b = Elector(Key(space, "leader"), "a"), Elector(Key(space, "leader"), "b")
+    assert a.turn(kube, 0.0, 1.7e9)
+    assert not b.turn(kube, 1.0, 1.7e9 + 1)
+    assert a.turn(kube, 2.0, 1.7e9 + 2)
+    a.release(kube, 1.7e9 + 3)
+    assert b.turn(kube, 3.0, 1.7e9 + 3.25)
+    lease = kube.read_live(Lease, Key(space, "leader")).spec
+    assert (lease.holder_identity, lease.lease_transitions, lease.renew_time) == (
+        "b", 1, "2023-11-14T22:13:23.250000Z")
 
 
 def test_an_object_of_another_version_is_named_with_its_field(kube: LiveKube, space: str, cluster: Cluster) -> None:
