@@ -167,6 +167,7 @@ class SimVolume:
         server.active[stream] = url
         self.put(temp, File(f"part of {file.identity}", 0))
         stream.callbacks.append(lambda done: self._downloaded(done, op, file, path, temp))
+        op.on_cancel = lambda: self._break(stream, "context canceled")
         return op
 
     def _refuse(self, op: Operation, why: str) -> Operation:
