@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 
 from controllers import CONTROLLERS
 from controllers.provisioning.webhooks import WEBHOOKS
-from scenarios.apply import Kubectl, Refused
-from scenarios.base import Apply, Delete, Patch, Scenario, Step
+from scenarios.apply import USER, Kubectl, Refused
+from scenarios.base import Apply, Cordon, Delete, Patch, PersonTask, Scale, Scenario, Step
 from scenarios.pending import pending
 from scenarios.result import ReconcileRow, Run
 from twin.backends.base import Settings
+from twin.model.core import Node
+from twin.model.faults import fitting
+from twin.model.meta import Key, replace
 from twin.model.mistakes import BadInput, Mistake
 from twin.model.timing import Timing
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
+from twin.sim.faults import begin
 from twin.sim.trace import Trace
 from twin.sim.world import Options, World
 
@@ -98,8 +102,42 @@ class Story:
             self.kubectl.patch(action)
         elif isinstance(action, Delete):
             self.kubectl.delete(action)
+        elif isinstance(action, Scale):
+            self._scale(action.hosts)
+        elif isinstance(action, Cordon):
+            self._cordon(action, step.for_s)
+        elif isinstance(action, PersonTask):
+            self._person(action, step.for_s)
+        elif isinstance(action, str):
+            self.world.restart(action)
         else:
-            raise Refused(f"{step.what} is not played yet")
+            begin(self.world, action, step.for_s)
+
+    def _scale(self, hosts: int) -> None:
+        """The first hosts of the fleet are in service, the others are not."""
+        world = self.world
+        for i, host in enumerate(world.fleet.hosts):
+            if i < hosts and host.name in world.machines.retired:
+                world.return_to_service(host.name)
+            elif i >= hosts and host.name not in world.machines.retired:
+                world.retire(host.name)
+
+    def _cordon(self, cordon: Cordon, for_s: float | None) -> None:
+        nodes = fitting(cordon.node, [k.name for k in self.world.host_cluster.table(Node)])
+
+        def put(unschedulable: bool) -> None:
+            for name in nodes:
+                node = self.world.host_cluster.find(Node, Key("", name))
+                if node is not None:
+                    spec = replace(node.spec, unschedulable=unschedulable)
+                    self.world.host_cluster.update(replace(node, spec=spec), USER, self.world.env.now)
+
+        put(True)
+        if for_s is not None:
+            self.world.env.call_at(ns(for_s), put, False)
+
+    def _person(self, task: PersonTask, for_s: float | None) -> None:
+        self.world.set_person_to(task, for_s)
 
     # --- the result
 

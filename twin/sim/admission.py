@@ -16,6 +16,7 @@ from twin.backends.base import ApiError, Forbidden, Invalid
 from twin.model import fielderror as fe
 from twin.model import typed, validation
 from twin.model.fielderror import FieldError
+from twin.model.gojson import OBJECT_META, DecodeError, roundtrip
 from twin.model.kinds import from_manifest, to_manifest
 from twin.model.meta import Object
 from twin.model.schema import has_crd
@@ -90,6 +91,7 @@ def admit(
             webhooks.call(kind, DELETE, False, new, new, reader)
         return new
     custom = has_crd(kind)
+    _check_metadata_types(kind, new.get("metadata"))
     obj = _decode(kind, new, field_validation) if custom else copy.deepcopy(new)
     obj = _mutate(kind, obj, old, operation, subresource, webhooks, reader)
     _keep_other_half(kind, obj, old, subresource)
@@ -103,12 +105,30 @@ def admit(
     return obj
 
 
+def _check_metadata_types(kind: type[Object], meta: Any) -> None:
+    """A number as a label value and the like: Go cannot decode it, so nothing else is looked at."""
+    try:
+        if meta is not None:
+            roundtrip(OBJECT_META, meta, "ObjectMeta")
+    except DecodeError as error:
+        raise _cannot_be_handled(kind, str(error)) from None
+
+
+def _cannot_be_handled(kind: type[Object], why: str) -> ApiError:
+    return ApiError(f'{kind.KIND} in version "{kind.VERSION}" cannot be handled as a {kind.KIND}: {why}',
+                    code=400, reason="BadRequest")
+
+
+def warnings(kind: type[Object], new: Json) -> list[str]:
+    """What a server warns of at fieldValidation=Warn: the fields that it drops."""
+    return [f'unknown field "{fe.path_text(path)}"' for path in validation.prune(kind, new)[1]] if has_crd(kind) else []
+
+
 def _decode(kind: type[Object], new: Json, field_validation: str) -> Json:
     obj, unknown = validation.prune(kind, new)
     if unknown and field_validation == "Strict":
         fields = ", ".join(f'unknown field "{fe.path_text(path)}"' for path in unknown)
-        raise ApiError(f'{kind.KIND} in version "{kind.VERSION}" cannot be handled as a {kind.KIND}: '
-                       f"strict decoding error: {fields}", code=400, reason="BadRequest")
+        raise _cannot_be_handled(kind, f"strict decoding error: {fields}")
     validation.fill_defaults(kind, obj)
     return obj
 
@@ -194,7 +214,7 @@ def admit_object(
             new = typed.with_defaults(new)
         admit_typed(kind, new, old, subresource)
         return new
-    before = None if old is None else to_manifest(old)
+    before = None if old is None else typed.as_sent(kind, to_manifest(old), stored=True)
     sent = typed.as_sent(kind, to_manifest(new))
     obj = admit(kind, sent, before, operation=CREATE if old is None else UPDATE, webhooks=webhooks, reader=reader)
     return cast(T, from_manifest(obj))

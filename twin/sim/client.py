@@ -10,7 +10,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from twin.backends.base import Unavailable, View
+from twin.backends.base import ApiError, Unavailable, View
 from twin.model.meta import Key, Object
 from twin.runtime.reconcile import Reconciler, Watch
 from twin.sim.clock import SECOND
@@ -19,6 +19,13 @@ from twin.sim.runner import Meter, Runner, touch
 
 T = TypeVar("T", bound=Object)
 V = TypeVar("V", bound=View)
+
+
+class TimedOut(Unavailable):
+    """504: the write may have landed."""
+
+    code, reason = 504, "Timeout"
+    maybe_landed = True
 
 
 class Informer:
@@ -51,6 +58,8 @@ class Cache:
     def __init__(self, server: ApiServer) -> None:
         self.server = server
         self.connected = True
+        self.twice = False
+        """Every watch event arrives twice (a fault)."""
         self.view_readers: dict[Any, dict[Any, None]] = {}
         self._informers: dict[Resource, Informer] = {}
         self._views: dict[type, View] = {}
@@ -139,8 +148,9 @@ class Cache:
         for view in informer.views:
             for token in view.observe(old, new):
                 touch(self.view_readers, token)
-        for runner, reconciler, watch in informer.watchers:
-            _wake(runner, reconciler, watch, old, new)
+        for _ in range(2 if self.twice else 1):
+            for runner, reconciler, watch in informer.watchers:
+                _wake(runner, reconciler, watch, old, new)
 
     def _reindex(self, informer: Informer, key: Key, old: Object | None, new: Object | None) -> None:
         for label, index in informer.by_label.items():
@@ -202,7 +212,9 @@ class ApiCosts:
 class SimKube:
     """`twin.backends.base.KubeApi` for one controller."""
 
-    def __init__(self, cache: Cache, meter: Meter, costs: ApiCosts = ApiCosts(), limit: RateLimit | None = None) -> None:
+    def __init__(self, cache: Cache, meter: Meter, costs: ApiCosts = ApiCosts(), limit: RateLimit | None = None,
+                 credential: str = "") -> None:
+        self._credential = credential
         self._cache = cache
         self._server = cache.server
         self._meter = meter
@@ -298,8 +310,13 @@ class SimKube:
         if self._limit is not None:
             cost += self._limit.wait_ns(server.env.now + meter.cost_ns)
         meter.cost_ns += cost + server.busy_ns(server.env.now + meter.cost_ns + cost)
-        if server.down:
+        if server.down or server.revoked:
             self._refuse(method, what)
+        if server.flaky is not None and server.flaky[0]():
+            if server.flaky[1]:
+                do(meter.controller, server.env.now + meter.cost_ns)
+            raise TimedOut(f"{method} {server.url}{_path(what)}: the server was unable to return a response in the time "
+                           "allotted, but may still be processing the request")
         result = do(meter.controller, server.env.now + meter.cost_ns)
         if meter.on_effect is not None:
             meter.after(verb)
@@ -315,6 +332,12 @@ class SimKube:
             self._refuse(method, what)
 
     def _refuse(self, method: str, what: Any) -> None:
+        """Raise what a server that is down, or does not know our credential any more, makes of this request."""
+        if not self._server.down:
+            if self._credential in self._server.revoked:
+                raise ApiError("the server has asked for the client to provide credentials", code=401,
+                               reason="Unauthorized")
+            return
         self._meter.cost_ns += self._costs.refused_ns
         url = self._server.url
         raise Unavailable(f'{method} "{url}{_path(what)}": dial tcp {url.removeprefix("https://")}: '

@@ -214,6 +214,7 @@ class SimDms:
                 op.succeed()
 
         stream.callbacks.append(done)
+        op.on_cancel = lambda: self.links.abort(stream, OSError("context canceled"))
 
     def activate(self, server: Server, version: str) -> None:
         """Start the install of `<bfb>;<cfg>`. Raises RpcError."""
@@ -570,7 +571,10 @@ class DmsClient:
                 server.waiting.append(turn)
 
         if budget_s is not None:
-            dms.env.call_at(ns(budget_s), whole.fail, rpc_error("DEADLINE_EXCEEDED", "context deadline exceeded"))
+            budget = dms.env.call_at(ns(budget_s), whole.fail,
+                                     rpc_error("DEADLINE_EXCEEDED", "context deadline exceeded"))
+            whole.on_cancel = budget.cancel
+            whole.callbacks.append(lambda _: budget.cancel())
         if server is None or not dms.reboot_status(server, version)[0] or dms.unreached(server, target):
             turn()
         else:

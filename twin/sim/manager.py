@@ -59,7 +59,7 @@ class SimClusters:
         cache = self._caches.get(kubeconfig)
         if cache is None:
             cache = self._caches[kubeconfig] = Cache(server)
-        return SimKube(cache, self._meter, self._around.dpu_costs)
+        return SimKube(cache, self._meter, self._around.dpu_costs, credential=kubeconfig)
 
 
 class Manager:

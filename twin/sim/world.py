@@ -20,13 +20,14 @@ from twin.actors.nfd import NodeFeatures
 from twin.actors.pods import PodLife
 from twin.backends.base import KubeApi, Settings
 from twin.model.core import Namespace, Node, NodeStatus, Secret
+from twin.model.faults import fitting
 from twin.model.fleet import DMS_PORT, Fleet
 from twin.model.meta import Condition, Key, Object, ObjectMeta, format_time
 from twin.model.provisioning import (
     DmsAddress, Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeSpec, DpuRef, NodeAddress, NodeRebootMethod, ScriptReboot,
 )
 from twin.model.timing import Timing
-from twin.runtime.reconcile import Controller
+from twin.runtime.reconcile import DONE, Context, Controller, Result
 from twin.sim.admission import Webhooks
 from twin.sim.chronicle import Chronicle
 from twin.sim.client import ApiCosts, Cache, SimKube
@@ -37,7 +38,7 @@ from twin.sim.kube import ApiServer
 from twin.sim.links import Link, Links
 from twin.sim.machines import SimArms, SimMachines
 from twin.sim.manager import Manager, Surroundings
-from twin.sim.runner import Meter, Runner
+from twin.sim.runner import Meter, Runner, touch
 from twin.sim.trace import Trace
 from twin.sim.volume import SimVolume
 
@@ -92,7 +93,9 @@ class World:
         self._neighbour_caches: dict[int, Cache] = {}
         self.actors: dict[str, tuple[Actor, Runner]] = {}
         self.managers: dict[str, Manager] = {}
-        around = self._surroundings()
+        self.failing_jobs: list[Sequence[str]] = []
+        """Patterns of Jobs whose pods fail."""
+        self._around = around = self._surroundings()
         names = list(dict.fromkeys(c.manager for c in controllers))
         index = 0
         for name in names:
@@ -103,6 +106,7 @@ class World:
         for card in fleet.cards:
             trace.place(card.name, card.rack, card.host)
         self.chronicle = Chronicle(fleet, self.host_cluster, trace)
+        self.hosts.listeners.host_up.append(lambda host: self.chronicle.fault_ended(host, env.now))
 
     # --- bringing it up
 
@@ -191,6 +195,71 @@ class World:
         actor.start()
         return actor
 
+    # --- what faults and timelines do
+
+    def retire(self, host: str) -> None:
+        """The host is taken away for good: it goes dark and its Node object is deleted."""
+        self.machines.retired[host] = None
+        self.chronicle.fault_began(self.hosts.hosts[host], self.env.now)
+        self.hosts.power_off(self.hosts.hosts[host])
+        if self.host_cluster.find(Node, Key("", host)) is not None:
+            self.host_cluster.delete(Node, Key("", host), "admin", self.env.now)
+
+    def return_to_service(self, host: str) -> None:
+        """The host is back: it boots, and its kubelet registers it anew."""
+        self.machines.retired.pop(host, None)
+        self.hosts.power_on(self.hosts.hosts[host])
+
+    def restart(self, name: str) -> None:
+        """The process of this name, or of this controller, ends and starts again after `controller-restart`."""
+        for manager in self.managers.values():
+            if name in (manager.name, "*") or any(c.name == name for c in manager.controllers):
+                manager.stop()
+                takes = self.timing.sample("controller-restart", manager.name, str(manager.starts))
+                self.env.call_at(ns(takes), manager.start)
+
+    def second_leader(self, name: str) -> Manager:
+        """Another process of this name acts beside the first one: both believe they lead."""
+        first = self.managers[name]
+        second = Manager(self._around, f"{name}-2", first.controllers, self._actor_index, self._lower)
+        self._actor_index += len(first.controllers)
+        self.managers[f"{name}-{len(self.managers)}"] = second
+        second.start()
+        return second
+
+    def caches(self, controllers: Sequence[str]) -> list[Cache]:
+        """The informer caches of the processes that run any of these controllers (patterns)."""
+        return [cache for m in self.managers.values() if fitting(controllers, [m.name, *(c.name for c in m.controllers)])
+                for cache in m.caches.values()]
+
+    def hold_actor(self, name: str) -> Callable[[], None]:
+        """The neighbour stops working; returns what lets it go on with all it missed."""
+        actor, runner = self.actors[name]
+        missed: dict[Key, None] = {}
+        held = _Held(actor, missed)
+        runner.reconciler = held
+
+        def go_on() -> None:
+            runner.reconciler = actor
+            for key in missed:
+                runner.wake(key)
+
+        return go_on
+
+    def rotate(self, cluster: Key) -> str:
+        """New credentials for a DPU cluster; clients with the old ones are refused. Returns the new kubeconfig."""
+        server = self.dpu_clusters[cluster]
+        for text in [t for t, s in self._by_kubeconfig.items() if s is server]:
+            server.revoked[text] = None
+        touch(server.readers, "up")
+        text = kubeconfig(server.name, server.url, rotation=len(server.revoked))
+        self._by_kubeconfig[text] = server
+        return text
+
+    @staticmethod
+    def encoded(text: str) -> str:
+        return base64.b64encode(text.encode()).decode()
+
     # --- DPU clusters
 
     def create_dpu_cluster(self, key: Key, address: str = "") -> str:
@@ -277,6 +346,19 @@ class World:
 
     def sim_dpu(self, name: str) -> SimDpu | None:
         return self.hosts.dpus.get(name)
+
+
+class _Held:
+    """Stands in for an actor that does not work: notes what it misses."""
+
+    def __init__(self, actor: Actor, missed: dict[Key, None]) -> None:
+        self.name = actor.name
+        self.watches = actor.watches
+        self._missed = missed
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        self._missed[key] = None
+        return DONE
 
 
 def kubeconfig(name: str, url: str, *, rotation: int) -> str:
