@@ -1,0 +1,267 @@
+"""The command `dpf-twin`: verbs, flags and exit codes (docs/reference.md). Every verb loads what it needs when it runs.
+
+Exit codes: 0 fine; 1 the answer is no; 2 bad input or usage, nothing done; 3 a real part is missing; 130 interrupted.
+stdout carries the answer only, stderr progress and notes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from twin.version import DPF_RELEASE, VERSION
+
+app = typer.Typer(
+    name="dpf-twin", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help=f"Rehearse a BlueField DPU fleet change under DPF {DPF_RELEASE} before you make it: how long, what breaks, "
+         "which limit binds.",
+    context_settings={"help_option_names": ["-h", "--help"]})
+
+OUTPUTS: Final = ("table", "wide", "json", "yaml")
+
+Output = Annotated[str, typer.Option("-o", "--output", help="table, wide, json or yaml", metavar="FORMAT")]
+Variables = Annotated[list[str], typer.Option("--var", help="A value for $NAME in manifests (repeatable)",
+                                              metavar="NAME=VALUE", default_factory=list, show_default=False)]
+Policies = Annotated[list[str], typer.Option("--policy", help="A named fix of upstream behaviour (repeatable)",
+                                             metavar="NAME", default_factory=list, show_default=False)]
+Fleet = Annotated[str, typer.Option("--fleet", help="The fleet that --manifests are applied to", metavar="FILE")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No notes on stderr")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More notes on stderr")]
+RunDir = Annotated[Path, typer.Option("--run", help="The run folder", metavar="DIR")]
+At = Annotated[str, typer.Option("--at", help="Virtual time, e.g. 2h15m; the end of the run if absent",
+                                 metavar="DURATION")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", metavar="NAMESPACE")]
+AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces")]
+Labels = Annotated[str, typer.Option("-l", "--selector", help="Label selector, as kubectl's", metavar="SELECTOR")]
+Cluster = Annotated[str, typer.Option("--cluster", help="A DPU cluster; the host cluster if absent", metavar="NAME")]
+
+
+class Refused(Exception):
+    """Bad usage or input, in one or more lines. Exit code 2."""
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    sys.exit(call(sys.argv[1:]))
+
+
+def call(arguments: list[str]) -> int:
+    """Run one command line; returns its exit code. What a user got wrong is told without a traceback."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, prog_name="dpf-twin", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        note("interrupted")
+        return 130
+    except BrokenPipeError:  # `dpf-twin get ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        note(told)
+        return 2
+
+
+def _told(error: Exception) -> str | None:
+    """The lines for an error that is the user's; None for one that is ours."""
+    if isinstance(error, Refused):
+        return str(error)
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:  # the command line parser's own errors
+        context = getattr(error, "ctx", None)
+        return f"{context.command_path if context else 'dpf-twin'}: {format_message()}"
+    modules = sys.modules
+    for module, name in (("twin.model.mistakes", "BadInput"), ("reports.folder", "FolderError"),
+                         ("reports.look", "QueryError")):
+        known = getattr(modules.get(module), name, None)
+        if known is not None and isinstance(error, known):
+            return str(error)
+    return None
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"dpf-twin {VERSION} (DPF {DPF_RELEASE})")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
+
+
+# --- verbs
+
+
+@app.command()
+def rehearse(
+    scenario: Annotated[list[str], typer.Argument(help="A scenario file", metavar="SCENARIO", default_factory=list,
+                                                  show_default=False)],
+    variables: Variables,
+    policies: Policies,
+    manifests: Annotated[list[str], typer.Option("--manifests", help="Files, folders or globs, instead of a scenario",
+                                                 metavar="PATH...", default_factory=list, show_default=False)],
+    fleet: Fleet = "",
+    output: Output = "table",
+    out: Annotated[str, typer.Option("--out", help="Run folder; default reports/out/<scenario>-<seed>",
+                                     metavar="DIR")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N")] = None,
+    replications: Annotated[int | None, typer.Option("--replications", min=1, metavar="N")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes for replications", metavar="N")] = 1,
+    timing: Annotated[str, typer.Option("--timing", help="default, fixed or a file", metavar="NAME|FILE")] = "",
+    until: Annotated[str, typer.Option("--until", help="End of observation, e.g. 36h", metavar="DURATION")] = "",
+    record: Annotated[str, typer.Option("--record", help="trace,objects or none; default: both up to 1,000 DPUs",
+                                        metavar="WHAT")] = "",
+    no_report: Annotated[bool, typer.Option("--no-report", help="Summary only: no figures, tables, timeline")] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a scenario in virtual time; print the summary, write the run folder."""
+    from api.rehearse import Request
+    from api.rehearse import rehearse as run
+
+    check_output(output)
+    code = run(Request(
+        scenario=scenario, manifests=manifests, fleet=fleet, variables=assignments(variables), policies=tuple(policies),
+        out=out, seed=seed, replications=replications, jobs=jobs, timing=timing or None, until_s=until_seconds(until),
+        record=record, report=not no_report, progress=not no_progress and not quiet, quiet=quiet, verbose=verbose,
+        output=output))
+    raise typer.Exit(code)
+
+
+@app.command()
+def check(
+    paths: Annotated[list[str], typer.Argument(help="Scenarios, fleets, timing profiles, manifests; files, folders or "
+                                                    "globs", metavar="PATH...")],
+    variables: Variables,
+    policies: Policies,
+    fleet: Fleet = "",
+    output: Output = "table",
+    quiet: Quiet = False,
+) -> None:
+    """Load and validate, and flag known problems before they happen. Runs nothing."""
+    from api.check import check as run
+
+    check_output(output)
+    raise typer.Exit(run(paths, fleet, assignments(variables), tuple(policies), output, quiet=quiet))
+
+
+@app.command()
+def get(
+    kind: Annotated[str, typer.Argument(help="dpu, bfb, nodes, ... or KIND/NAME", metavar="KIND")],
+    run: RunDir,
+    name: Annotated[str, typer.Argument(metavar="NAME")] = "",
+    namespace: Namespace = "",
+    all_namespaces: AllNamespaces = False,
+    selector: Labels = "",
+    output: Annotated[str, typer.Option("-o", "--output", help="wide, json, yaml or name", metavar="FORMAT")] = "table",
+    at: At = "",
+    cluster: Cluster = "",
+) -> None:
+    """Look at the objects of a finished run at any virtual time, as kubectl would show them."""
+    from reports.folder import read
+    from reports.look import Query
+    from reports.look import get as look
+
+    query = Query(kind=kind, name=name, namespace=namespace or None, all_namespaces=all_namespaces, selector=selector,
+                  output=output, at_s=until_seconds(at, "--at"), cluster=cluster)
+    _answer(look(read(run), query))
+
+
+@app.command()
+def describe(
+    kind: Annotated[str, typer.Argument(help="dpu, bfb, nodes, ... or KIND/NAME", metavar="KIND")],
+    run: RunDir,
+    name: Annotated[str, typer.Argument(metavar="NAME")] = "",
+    namespace: Namespace = "",
+    all_namespaces: AllNamespaces = False,
+    selector: Labels = "",
+    at: At = "",
+    cluster: Cluster = "",
+) -> None:
+    """Everything about an object of a finished run at a virtual time, with the way it came there."""
+    from reports.describe import describe as look
+    from reports.folder import read
+    from reports.look import Query
+
+    query = Query(kind=kind, name=name, namespace=namespace or None, all_namespaces=all_namespaces, selector=selector,
+                  at_s=until_seconds(at, "--at"), cluster=cluster)
+    _answer(look(read(run), query))
+
+
+@app.command()
+def crd(
+    kinds: Annotated[list[str], typer.Argument(help="Only these kinds", metavar="[KIND]...", default_factory=list,
+                                               show_default=False)],
+    output: Annotated[str, typer.Option("-o", "--output", help="yaml or json", metavar="FORMAT")] = "yaml",
+) -> None:
+    """Print the CustomResourceDefinitions, for `kubectl apply -f -`."""
+    from api.schemas import crds
+
+    sys.stdout.write(crds(kinds, output))
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="scenario, fleet, timing or summary", metavar="KIND")],
+    output: Annotated[str, typer.Option("-o", "--output", help="json or yaml", metavar="FORMAT")] = "json",
+) -> None:
+    """Print the JSON Schema of what you write or receive."""
+    from api.schemas import schema as of
+
+    sys.stdout.write(of(kind, output))
+
+
+# --- shared by verbs
+
+
+def _answer(answer: Any) -> None:
+    sys.stdout.write(answer.out)
+    sys.stderr.write(answer.err)
+    raise typer.Exit(answer.code)
+
+
+def check_output(output: str) -> None:
+    if output not in OUTPUTS:
+        raise Refused(f"-o: must be one of {', '.join(OUTPUTS)} (got {output})")
+
+
+def assignments(variables: list[str]) -> dict[str, str]:
+    """`--var NAME=VALUE`s as a mapping; the later wins. Raises Refused."""
+    wrong = [v for v in variables if not v.partition("=")[1] or not v.partition("=")[0].isidentifier()]
+    if wrong:
+        raise Refused("\n".join(f"--var: must be NAME=VALUE (got {v})" for v in wrong))
+    return {name: value for name, _, value in (v.partition("=") for v in variables)}
+
+
+def until_seconds(text: str, flag: str = "--until") -> float | None:
+    """A duration flag in seconds, None if it is absent. Raises Refused."""
+    from twin.model.units import seconds
+
+    if not text:
+        return None
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise Refused(f"{flag}: {error} (got {text})") from None
+
+
+if __name__ == "__main__":
+    main()
