@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Sequence
 from typing import Final
 
 from twin.actors.hosts import DPU_DEVICE_IDS, Durations, Hosts, Machine
 from twin.backends.base import AlreadyExists, ApiError, KubeApi
 from twin.model.core import Node, Pod
 from twin.model.meta import Key, ObjectMeta
+from twin.model.names import DMS_COMPONENT, DMS_PORT, Label
 from twin.model.provisioning import (
-    GROUP,
     DmsAddress,
     DpuDevice,
     DpuDeviceSpec,
@@ -21,34 +23,25 @@ from twin.model.provisioning import (
     ScriptReboot,
 )
 
-COMPONENT: Final = f"{GROUP}/component"
-REBOOT_METHOD: Final = f"{GROUP}/reboot-method"
-SCRIPT_NAME: Final = f"{GROUP}/script-name"
-DMS_PORT: Final = 9339
-
 RSHIM_PREFLIGHT: Final = "rshim-preflight"
 DMS_INIT: Final = "dms-init"
 CONFIGURE_VF: Final = "configure-vf"
 
-STARTUP_PERIOD_S: Final = 10.0
-STARTUP_FAILURES: Final = 30
-
 
 def is_dms(pod: Pod) -> bool:
-    return pod.metadata.labels.get(COMPONENT) == "dms"
+    return pod.metadata.labels.get(Label.COMPONENT) == DMS_COMPONENT
 
 
-def reboot_method(node: Node) -> NodeRebootMethod:
-    """From the Node's labels: `external`, `script` with a name, else gNOI."""
-    wanted = node.metadata.labels.get(REBOOT_METHOD, "")
+def reboot_method(arguments: Sequence[str]) -> NodeRebootMethod:
+    """From dmsinit's `--reboot-method` and `--script-name`: external, script with a name, else gNOI."""
+    options = dict(itertools.pairwise(arguments))
+    wanted, script = options.get("--reboot-method", ""), options.get("--script-name", "")
     if wanted == "external":
         return NodeRebootMethod(external={})
-    if wanted == "script" and node.metadata.labels.get(SCRIPT_NAME):
-        return NodeRebootMethod(script=ScriptReboot(name=node.metadata.labels[SCRIPT_NAME]))
-    return NodeRebootMethod(gnoi={})
+    return NodeRebootMethod(script=ScriptReboot(name=script)) if script else NodeRebootMethod(gnoi={})
 
 
-def register(kube: KubeApi, namespace: str, machine: Machine) -> str:
+def register(kube: KubeApi, namespace: str, machine: Machine, arguments: Sequence[str] = ()) -> str:
     """dmsinit's "register": DPUDevices, then the DPUNode. What exists is left as it is. '' or why it failed."""
     node = kube.get(Node, Key("", machine.name))
     if node is None:
@@ -65,7 +58,7 @@ def register(kube: KubeApi, namespace: str, machine: Machine) -> str:
     _create(kube, DpuNode(
         metadata=ObjectMeta(namespace=namespace, name=machine.name,
                             owner_references=(node.owner_reference(block=None),)),
-        spec=DpuNodeSpec(node_reboot_method=reboot_method(node),
+        spec=DpuNodeSpec(node_reboot_method=reboot_method(arguments),
                          node_dms_address=DmsAddress(ip=machine.address, port=DMS_PORT),
                          dpus=tuple(DpuRef(name=n) for n in names))))
     return ""
@@ -98,8 +91,9 @@ class DmsPod:
         if container == RSHIM_PREFLIGHT and machine.rshim_taken:
             return "rshim is already in use on the host"
         if container == DMS_INIT:
+            arguments = next((c.get("args") or () for c in pod.spec.init_containers if c["name"] == DMS_INIT), ())
             try:
-                return register(self._kube, pod.metadata.namespace, machine)
+                return register(self._kube, pod.metadata.namespace, machine, arguments)
             except ApiError as error:
                 return str(error)
         if container == CONFIGURE_VF:

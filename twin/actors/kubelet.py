@@ -92,7 +92,9 @@ class NodeLifecycle(Actor):
         super().__init__(kube, clock, durations)
         self._hosts = hosts
         self._pods = pods
-        hosts.subscribe(self._host_changed)
+        self._met: dict[str, str] = {}
+        """Hosts that are ours to judge, and their last boot."""
+        hosts.subscribe(lambda name: self.wake(Key("", name)))
 
     watches = (Watch(Node, when=lambda old, new: _judged_anew(old, new)),)
 
@@ -104,21 +106,21 @@ class NodeLifecycle(Actor):
         self.forget(key, "orphaned")
         machine = self._hosts.machine(key.name)
         if machine is not None:
-            node = self._judge(ctx, key, node, machine)
+            self._met[key.name] = machine.boot_id
+        if key.name in self._met:
+            node = self._judge(ctx, key, node, machine is not None and machine.up)
         self._evict(key, node)
         return DONE
 
-    def _host_changed(self, name: str) -> None:
-        self.wake(Key("", name))
-
     # --- silence
 
-    def _judge(self, ctx: Context, key: Key, node: Node, machine: Machine) -> Node:
+    def _judge(self, ctx: Context, key: Key, node: Node, heard: bool) -> Node:
+        """`heard`: does its kubelet run? A host that was taken out of service is never heard again."""
         ready = condition(node.status.conditions, "Ready")
-        if machine.up:
+        if heard:
             self.forget(key, "node-lifecycle-grace")
         elif (ready is not None and ready.status == "True"
-              and self.over(key, "node-lifecycle-grace", key.name, machine.boot_id)):
+              and self.over(key, "node-lifecycle-grace", key.name, self._met[key.name])):
             node = self.kube.update_status(replace(node, status=replace(
                 node.status, conditions=set_condition(node.status.conditions, "Ready", "Unknown", *SILENT, ctx.now))))
             ready = condition(node.status.conditions, "Ready")

@@ -14,12 +14,10 @@ from twin.actors.hosts import DPU_DEVICE_IDS, Durations, Hosts, Machine
 from twin.backends.base import Clock, KubeApi, Operation
 from twin.model.core import Node
 from twin.model.meta import Key, Object, replace
+from twin.model.names import NFD, Label
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
-PREFIX: Final = "feature.node.kubernetes.io/"
-DPU_ENABLED: Final = PREFIX + "dpu-enabled"
-OOB_BRIDGE: Final = PREFIX + "dpu-oob-bridge-configured"
-_OWN: Final = PREFIX + "dpu-"
+_OWN: Final = NFD + "dpu-"
 
 
 def features(machine: Machine) -> dict[str, str]:
@@ -33,9 +31,9 @@ def features(machine: Machine) -> dict[str, str]:
             found[f"{_OWN}{n}-ps-id"] = card.psid
         found[f"{_OWN}{n}-number-of-pfs"] = str(card.number_of_pfs)
     if cards:
-        found[DPU_ENABLED] = "true"  # by a NodeFeatureRule on the PCI vendor and device
+        found[Label.DPU_ENABLED] = "true"  # by a NodeFeatureRule on the PCI vendor and device
     if machine.oob_bridge:
-        found[OOB_BRIDGE] = ""
+        found[Label.OOB_BRIDGE] = ""
     return found
 
 

@@ -6,7 +6,7 @@ stands in its life is kubelet memory; its status is written when somebody could 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -14,8 +14,8 @@ from twin.actors.actor import Actor
 from twin.actors.hosts import Durations, Hosts, Machine, PodVerbs
 from twin.actors.podviews import finished, pod_ready
 from twin.backends.base import Clock, KubeApi
-from twin.model.core import ContainerStatus, Pod, PodStatus
-from twin.model.meta import Condition, Conditions, Key, condition, format_time, replace
+from twin.model.core import ContainerStatus, Pod, PodStatus, Secret
+from twin.model.meta import Condition, Conditions, Key, Object, condition, format_time, replace
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 CRASH_FIRST_S: Final = 10.0
@@ -87,12 +87,19 @@ class _Life:
         return f"{self.uid}/{self.boot_id}/{self.step}/{self.crashes}/{sum(self.restarts)}"
 
 
+def _waiting_for(kubelet: PodLife, secret: Object) -> Iterable[Key]:
+    return list(kubelet.wanted.get(secret.key, ()))
+
+
 class PodLife(Actor):
     """Runs the pods bound to the fleet's hosts. Starting takes `pod-start`, ending a pod `drain-evict-pod` beside the
     grace its spec asks for."""
 
     name = "kubelet"
-    watches = (Watch(Pod, when=lambda old, new: new is None or bool(new.spec.node_name)),)  # type: ignore[attr-defined]
+    watches = (
+        Watch(Pod, when=lambda old, new: new is None or bool(new.spec.node_name)),  # type: ignore[attr-defined]
+        Watch(Secret, to=_waiting_for, when=lambda old, new: old is None),
+    )
 
     def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, hosts: Hosts, pods: PodVerbs,
                  programs: FindProgram = no_program) -> None:
@@ -102,6 +109,8 @@ class PodLife(Actor):
         self._programs = programs
         self._lives: dict[Key, _Life] = {}
         self._on: dict[str, dict[Key, None]] = {}
+        self.wanted: dict[Key, dict[Key, None]] = {}
+        """Secrets that pods wait for, and which pods."""
         hosts.subscribe(self._host_changed)
 
     def _host_changed(self, name: str) -> None:
@@ -179,7 +188,7 @@ class PodLife(Actor):
             self._on.get(life.node, {}).pop(key, None)
             if life.program is not None and life.running:
                 life.program.stopped(life.node)
-            for what in ("terminate", "container", "crash", "probe", "startup", "pod-start"):
+            for what in ("terminate", "container", "crash", "probe", "startup", "pod-start", "job-start"):
                 self.forget(key, what)
 
     # --- step by step
@@ -188,9 +197,10 @@ class PodLife(Actor):
         if life.exit_code is not None:
             return
         if life.step < 0:
-            if not self.over(key, "pod-start", key.namespace, key.name, life.uid, life.boot_id):
+            if not self.over(key, _start_operation(pod), key.namespace, key.name, life.uid, life.boot_id):
                 return
-            life.unmounted = life.program is not None and not life.program.can_start(pod)
+            life.unmounted = not self._mount(key, pod) or (
+                life.program is not None and not life.program.can_start(pod))
             if life.unmounted:
                 return
             life.step = 0
@@ -201,6 +211,21 @@ class PodLife(Actor):
             life.step += 1
             life.crashes = 0
         self._main(key, pod, life)
+
+    def _mount(self, key: Key, pod: Pod) -> bool:
+        """Are the Secrets of the pod's volumes there? If not, their creation wakes the pod."""
+        there = True
+        for volume in pod.spec.volumes:
+            name = (volume.get("secret") or {}).get("secretName")
+            if not name:
+                continue
+            secret = Key(key.namespace, str(name))
+            if self.kube.get(Secret, secret) is None:
+                self.wanted.setdefault(secret, {})[key] = None
+                there = False
+            elif secret in self.wanted:
+                self.wanted[secret].pop(key, None)
+        return there
 
     def _run(self, key: Key, pod: Pod, life: _Life, container: str) -> bool:
         """Has the container at `step` ended well?"""
@@ -271,6 +296,10 @@ class PodLife(Actor):
 def pod_boot(hosts: Hosts, pod: Pod) -> str:
     machine = hosts.machine(pod.spec.node_name)
     return machine.boot_id if machine is not None else ""
+
+
+def _start_operation(pod: Pod) -> str:
+    return "job-start" if any(r.kind == "Job" for r in pod.metadata.owner_references) else "pod-start"
 
 
 def _takes(program: Program | None, pod: Pod, container: str, attempt: str) -> float | None:

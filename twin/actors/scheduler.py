@@ -1,0 +1,167 @@
+"""kube-scheduler: unbound pods go to a node that their node selector, affinity and the node's taints allow.
+
+Among several the one with the fewest pods wins, then the one that came first: no randomness, and no look at resources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, Final
+
+from twin.actors.actor import Actor
+from twin.actors.hosts import Durations, PodVerbs
+from twin.actors.podviews import UNSCHEDULABLE, finished, toleration_s
+from twin.backends.base import Clock, KubeApi
+from twin.model.core import Node, Pod
+from twin.model.meta import Key, Object, replace, set_condition
+from twin.model.provisioning import Taint
+from twin.runtime.reconcile import DONE, Context, Result, Watch
+
+ROOM: Final = "room"
+_CORDONED: Final = Taint(key=UNSCHEDULABLE, effect="NoSchedule")
+
+
+class Room:
+    """The nodes by how many pods they hold. The token is `ROOM`; it changes when a node becomes fit for more."""
+
+    kinds: tuple[type[Object], ...] = (Node, Pod)
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self._pods: dict[str, int] = {}
+        self._by_count: dict[int, dict[str, None]] = {}
+
+    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
+        either = new if new is not None else old
+        if isinstance(either, Pod):
+            before, after = _holder(old), _holder(new)
+            if before != after:
+                self._move(before, -1)
+                self._move(after, 1)
+            return ()
+        assert isinstance(either, Node)
+        name = either.metadata.name
+        if isinstance(new, Node):
+            if name not in self.nodes:
+                self._by_count.setdefault(self._pods.get(name, 0), {})[name] = None
+            self.nodes[name] = new
+        else:
+            self.nodes.pop(name, None)
+            self._by_count.get(self._pods.get(name, 0), {}).pop(name, None)
+        return (ROOM,) if fitness_changed(old, new) else ()
+
+    def _move(self, node: str, by: int) -> None:
+        if not node:
+            return
+        count = self._pods.get(node, 0)
+        self._pods[node] = count + by
+        if node in self.nodes:
+            del self._by_count[count][node]
+            self._by_count.setdefault(count + by, {})[node] = None
+
+    def pick(self, pod: Pod) -> str:
+        """The node for this pod; '' if there is none."""
+        pinned = pinned_to(pod)
+        if pinned is not None:
+            node = self.nodes.get(pinned)
+            return pinned if node is not None and fits(pod, node) else ""
+        for count in sorted(self._by_count):
+            for name in self._by_count[count]:
+                if fits(pod, self.nodes[name]):
+                    return name
+        return ""
+
+
+def _holder(pod: Object | None) -> str:
+    return pod.spec.node_name if isinstance(pod, Pod) and not finished(pod) else ""
+
+
+def fitness_changed(old: Object | None, new: Object | None) -> bool:
+    """May a pod that did not fit now fit?"""
+    if not isinstance(old, Node) or not isinstance(new, Node):
+        return isinstance(new, Node)
+    return (old.spec.unschedulable != new.spec.unschedulable or old.spec.taints != new.spec.taints
+            or old.metadata.labels != new.metadata.labels)
+
+
+def fits(pod: Pod, node: Node) -> bool:
+    """Node selector, required node affinity, cordon and taints."""
+    labels = node.metadata.labels
+    if any(labels.get(k) != v for k, v in pod.spec.node_selector.items()):
+        return False
+    terms = _terms(pod)
+    if terms and not any(_term_holds(t, node) for t in terms):
+        return False
+    taints = (_CORDONED, *node.spec.taints) if node.spec.unschedulable else node.spec.taints
+    return all(t.effect == "PreferNoSchedule" or toleration_s(pod, t) > 0 for t in taints)
+
+
+def pinned_to(pod: Pod) -> str | None:
+    """The only node a pod's affinity allows, if it names one."""
+    terms = _terms(pod)
+    for f in (terms[0].get("matchFields") or ()) if len(terms) == 1 else ():
+        values = list(f.get("values") or ())
+        if f.get("key") == "metadata.name" and f.get("operator") == "In" and len(values) == 1:
+            return str(values[0])
+    return None
+
+
+def _terms(pod: Pod) -> list[Mapping[str, Any]]:
+    affinity = (pod.spec.affinity or {}).get("nodeAffinity") or {}
+    return list((affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}).get("nodeSelectorTerms") or ())
+
+
+def _term_holds(term: Mapping[str, Any], node: Node) -> bool:
+    return (all(_requirement(e, node.metadata.labels.get(e["key"])) for e in term.get("matchExpressions") or ())
+            and all(_requirement(e, node.metadata.name) for e in term.get("matchFields") or ()))
+
+
+def _requirement(e: Mapping[str, Any], value: str | None) -> bool:
+    operator, values = e.get("operator"), list(e.get("values") or ())
+    if operator == "In":
+        return value in values
+    if operator == "NotIn":
+        return value not in values
+    if operator == "Exists":
+        return value is not None
+    if operator == "DoesNotExist":
+        return value is None
+    if value is None or not value.lstrip("-").isdigit():
+        return False
+    return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
+
+
+def _waiting(scheduler: Scheduler, _: Object) -> Iterable[Key]:
+    return list(scheduler.waiting)
+
+
+class Scheduler(Actor):
+    """Binds pods. Those that fit nowhere wait for a node to change."""
+
+    name = "scheduler"
+    watches = (Watch(Pod, when=lambda old, new: (isinstance(new, Pod) and not new.spec.node_name) or new is None),
+               Watch(Node, to=_waiting, when=fitness_changed))
+
+    def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, pods: PodVerbs) -> None:
+        super().__init__(kube, clock, durations)
+        self._pods = pods
+        self.waiting: dict[Key, None] = {}
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        pod = self.kube.get(Pod, key)
+        if pod is None or pod.spec.node_name or pod.deleting or finished(pod):
+            self.waiting.pop(key, None)
+            return DONE
+        room = self.kube.view(Room, ROOM)
+        node = room.pick(pod)
+        if node:
+            self.waiting.pop(key, None)
+            self._pods.bind(pod, node)
+            return DONE
+        self.waiting[key] = None
+        conditions = set_condition(pod.status.conditions, "PodScheduled", "False", "Unschedulable",
+                                   "no node fits the pod", ctx.now)
+        if conditions is not pod.status.conditions:
+            self.kube.update_status(replace(pod, status=replace(
+                pod.status, phase=pod.status.phase or "Pending", conditions=conditions)))
+        return DONE
