@@ -153,7 +153,7 @@ def _files(files: Sequence[ConfigFile]) -> str:
 
 # --- reading, as the DPU does
 
-_JOIN: Final = re.compile(r"kubeadm join (\S+) --token (\S+)")
+_JOIN: Final = re.compile(r"kubeadm join (\S+) --token ([a-z0-9.]+)")
 _HOSTNAME: Final = re.compile(r"^hostname: (\S+)$", re.MULTILINE)
 
 

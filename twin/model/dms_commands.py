@@ -29,6 +29,7 @@ POWER_COMMANDS: Final = ("cycle", "reset", "skip")
 # --- PCI addresses
 
 
+@lru_cache(maxsize=4096)
 def pci_address(text: str) -> str:
     """`0000-2b-00` or `2b-00` (labels, specs) as `0000:2b:00`: with domain, as the host network script wants it."""
     parts = text.replace(":", "-").split("-")

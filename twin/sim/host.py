@@ -32,8 +32,8 @@ UP: Final = "up"
 class SimDpu:
     """One card in its host. `pci` has colons and the domain; `name` is that of its DPUDevice."""
 
-    __slots__ = ("board", "card", "counts", "device", "doomed", "ends_ns", "host", "kubelet_ready", "may_join", "name", "p0_up", "pci",
-                 "pending", "seasoned", "timer", "up_ns")
+    __slots__ = ("board", "card", "counts", "device", "doomed", "ends_ns", "host", "kubelet_ready", "may_join",
+                 "name", "p0_up", "pci", "pending", "seasoned", "timer", "up_ns")
 
     def __init__(self, card: Card, host: SimHost) -> None:
         self.card = card
