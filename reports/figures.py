@@ -13,7 +13,6 @@ from reports import palette
 from reports.axes import WIDTH_IN, canvas, clock, happenings, last_change_s, step, thin, time_axis
 from reports.strip import phases_by_rack
 from reports.waits import waits
-from scenarios.measure import unavailability
 from scenarios.result import Run, Summary
 from twin.model.provisioning import Phase
 from twin.sim.stats import quantile
@@ -101,7 +100,7 @@ def unavailable(runs: Sequence[Run]) -> Figure:
     end_s = last_change_s(runs)
     top = 1.0
     for run in reversed(runs):
-        found = unavailability(run.outages(), run.trace.places)
+        found = run.unavailability()
         times, counts = thin([t for t, _ in found.steps], [n for _, n in found.steps], end_s)
         top = max(top, found.max)
         if run is runs[0]:
@@ -119,14 +118,10 @@ def unavailable(runs: Sequence[Run]) -> Figure:
     time_axis(axes, end_s)
     happenings(axes, runs[0], end_s)
     axes.set_ylabel("DPUs unavailable")
-    axes.set_title(f"DPUs unavailable at once (at most {round(max(_peaks(runs)))})", pad=18)
+    axes.set_title(f"DPUs unavailable at once (at most {max(run.unavailability().max for run in runs)})", pad=18)
     if budget:
         axes.legend(loc="upper right")
     return figure
-
-
-def _peaks(runs: Sequence[Run]) -> list[int]:
-    return [unavailability(run.outages(), run.trace.places).max for run in runs]
 
 
 # --- phase durations

@@ -9,25 +9,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from scenarios.result import Run
 from twin.model.provisioning import Phase
 
-if TYPE_CHECKING:
-    from perfetto.trace_builder.proto_builder import TraceProtoBuilder
-
 NS: Final = 1_000_000_000
 _SEQUENCE: Final = 1
 _CLEARED, _NEEDS = 1, 2  # TracePacket.SequenceFlags
+_BEGIN, _END, _COUNTER = 1, 2, 4  # TrackEvent.Type
 _ROOT: Final = 1
 
 
 def timeline(run: Run) -> bytes:
     """The serialised trace of one run. Virtual second 0 is timestamp 0."""
-    from perfetto.trace_builder.proto_builder import TraceProtoBuilder
-
-    writer = _Writer(TraceProtoBuilder())
+    writer = _Writer()
     dpus = writer.places(run)
     for row in run.phases():
         failed = "" if row.outcome in ("passed", "open") else f" ({row.outcome})"
@@ -77,40 +73,29 @@ def _counters(writer: _Writer, run: Run) -> None:
 
 
 class _Writer:
-    """Collects packets and puts them out in order of time, ends before begins, inner slices inside outer ones."""
+    """Collects events and puts them out in order of time: what ends, then what begins, then counters.
 
-    def __init__(self, builder: TraceProtoBuilder) -> None:
-        self._builder = builder
-        self._tracks: dict[tuple[int, str], int] = {}
+    One packet object is filled again and again and written as bytes: a million packets at once would be half a GiB.
+    """
+
+    def __init__(self) -> None:
+        from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket
+
+        self._packet = TracePacket()
+        self._tracks: dict[tuple[int, str], tuple[int, bool]] = {}
         self._names: dict[str, int] = {}
         self._events: list[tuple[int, int, int, int, Any, int]] = []
-        first = self._packet(0)
-        first.sequence_flags = _CLEARED | _NEEDS
-        self._interned = first.interned_data.event_names
-        self._next_track = _ROOT
+        self._out = bytearray()
         self._describe(0, "DPU fleet")
 
-    def _packet(self, t_ns: int) -> Any:
-        packet = self._builder.add_packet()
-        packet.timestamp = t_ns
-        packet.trusted_packet_sequence_id = _SEQUENCE
-        return packet
-
-    def _describe(self, parent: int, name: str) -> Any:
-        uuid = self._next_track
-        self._next_track += 1
-        packet = self._packet(0)
-        packet.sequence_flags = _NEEDS
-        packet.track_descriptor.uuid = uuid
-        packet.track_descriptor.name = name
-        if parent:
-            packet.track_descriptor.parent_uuid = parent
-        self._tracks[parent, name] = uuid
-        return packet.track_descriptor
+    def _describe(self, parent: int, name: str, *, counts: bool = False) -> int:
+        uuid = len(self._tracks) + _ROOT
+        self._tracks[parent, name] = uuid, counts
+        return uuid
 
     def track(self, name: str, parent: int) -> int:
         found = self._tracks.get((parent, name))
-        return found if found is not None else int(self._describe(parent, name).uuid)
+        return found[0] if found is not None else self._describe(parent, name)
 
     def places(self, run: Run) -> dict[str, int]:
         """The track of each DPU under its host and rack, in the order of racks, hosts, DPUs."""
@@ -132,27 +117,53 @@ class _Writer:
         end_ns = max(end_ns, start_ns)
         number = len(self._events)
         # at one instant: what ends comes first, then begins; a slice of no length ends after it began
-        self._events.append((start_ns, 1, number, track, iid, 1))
-        self._events.append((end_ns, 0 if end_ns > start_ns else 1, number + 1, track, None, 2))
+        self._events.append((start_ns, 1, number, track, iid, _BEGIN))
+        self._events.append((end_ns, 0 if end_ns > start_ns else 1, number + 1, track, None, _END))
 
     def counter(self, name: str, steps: Sequence[tuple[float, float]]) -> None:
-        descriptor = self._describe(_ROOT, name)
-        descriptor.counter.unit_name = "DPUs"
-        track = int(descriptor.uuid)
+        track = self._describe(_ROOT, name, counts=True)
         for t_s, value in steps:
-            self._events.append((round(t_s * NS), 2, len(self._events), track, float(value), 4))
+            self._events.append((round(t_s * NS), 2, len(self._events), track, float(value), _COUNTER))
 
     def finish(self) -> bytes:
+        first = self._start(0, _CLEARED | _NEEDS)
         for name, iid in self._names.items():
-            self._interned.add(iid=iid, name=name)
-        for t_ns, _, _, track, what, type_ in sorted(self._events, key=lambda e: e[:3]):
-            packet = self._packet(t_ns)
-            packet.sequence_flags = _NEEDS
-            event = packet.track_event
+            first.interned_data.event_names.add(iid=iid, name=name)
+        self._put()
+        for (parent, name), (uuid, counts) in self._tracks.items():
+            track = self._start(0, _NEEDS).track_descriptor
+            track.uuid, track.name = uuid, name
+            if parent:
+                track.parent_uuid = parent
+            if counts:
+                track.counter.unit_name = "DPUs"
+            self._put()
+        for t_ns, _, _, uuid, what, type_ in sorted(self._events):
+            event = self._start(t_ns, _NEEDS).track_event
             event.type = type_
-            event.track_uuid = track
-            if type_ == 1:
+            event.track_uuid = uuid
+            if type_ == _BEGIN:
                 event.name_iid = what
-            elif type_ == 4:
+            elif type_ == _COUNTER:
                 event.double_counter_value = what
-        return bytes(self._builder.serialize())
+            self._put()
+        return bytes(self._out)
+
+    def _start(self, t_ns: int, flags: int) -> Any:
+        packet = self._packet
+        packet.Clear()
+        packet.timestamp = t_ns
+        packet.trusted_packet_sequence_id = _SEQUENCE
+        packet.sequence_flags = flags
+        return packet
+
+    def _put(self) -> None:
+        """Append the packet as one element of `Trace.packet` (field 1, length-delimited)."""
+        data = self._packet.SerializeToString(deterministic=True)
+        self._out.append(0x0A)
+        size = len(data)
+        while size > 0x7F:
+            self._out.append(size & 0x7F | 0x80)
+            size >>= 7
+        self._out.append(size)
+        self._out += data

@@ -158,7 +158,8 @@ def waiting(trace: Trace, end_s: float) -> tuple[dict[str, dict[str, float]], fl
     """Seconds each DPU waited, by constraint, while it was being provisioned; and all seconds of provisioning.
 
     Waits outside a provisioning (of a Ready DPU's polls) do not count, nor does time in Error. Seconds in which a
-    DPU waits for several constraints are shared equally among them, so the shares of all constraints and of work add up to one.
+    DPU waits for several constraints are shared equally among them, so the shares of all constraints and of work add
+    up to one.
     """
     windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
     failed_s = {r.dpu: r.start_s for r in trace.phases(end_s) if r.phase == Phase.ERROR and r.outcome == "open"}

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
@@ -81,6 +82,11 @@ class Run:
     """What was read, by relative path."""
 
     def phases(self) -> list[PhaseRow]:
+        """Every stay in a phase. A run is finished, so what is asked of its trace is worked out once."""
+        return self._phases
+
+    @cached_property
+    def _phases(self) -> list[PhaseRow]:
         return self.trace.phases(self.virtual_s)
 
     def outages(self) -> list[SpanRow]:
@@ -93,6 +99,10 @@ class Run:
         return completions(self.trace, self.virtual_s)
 
     def unavailability(self) -> Unavailability:
+        return self._unavailability
+
+    @cached_property
+    def _unavailability(self) -> Unavailability:
         return unavailability(self.outages(), self.trace.places)
 
     def place(self, dpu: str) -> Place:
