@@ -43,7 +43,7 @@ def max_unavailable(value: int | str | None, total: int) -> int:
         if digits == value or not digits.isdecimal():
             raise ValueError(f'invalid value for IntOrString: invalid type: string is not a percentage: "{value}"')
         value = -(-int(digits) * total // 100)
-    return total if value > total else max(value, 1)
+    return min(max(value, 1), total)
 
 
 def _every_set(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]:
