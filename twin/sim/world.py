@@ -11,23 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from twin.actors.actor import Actor
-from twin.actors.certmanager import CertManager
-from twin.actors.dmsinit import DmsPod, is_dms
-from twin.actors.hosts import PlainPodVerbs
 from twin.actors.joining import Joining
-from twin.actors.kubelet import NodeLifecycle, NodeRegistration
-from twin.actors.nfd import NodeFeatures
-from twin.actors.pods import PodLife
-from twin.backends.base import KubeApi, Settings
-from twin.model.core import Namespace, Node, NodeStatus, Secret
+from twin.backends.base import KubeApi, Operation, Settings
+from twin.model.core import Namespace, Node, NodeStatus, PodDisruptionBudget, Secret
 from twin.model.faults import fitting
 from twin.model.fleet import DMS_PORT, Fleet
-from twin.model.meta import Condition, Key, Object, ObjectMeta, format_time
+from twin.model.meta import Condition, Key, Object, ObjectMeta, format_time, replace
 from twin.model.provisioning import (
     DmsAddress, Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeSpec, DpuRef, NodeAddress, NodeRebootMethod, ScriptReboot,
 )
 from twin.model.timing import Timing
-from twin.runtime.reconcile import DONE, Context, Controller, Result
+from twin.runtime.reconcile import DONE, Context, Controller, Reconciler, Result
 from twin.sim.admission import Webhooks
 from twin.sim.chronicle import Chronicle
 from twin.sim.client import ApiCosts, Cache, SimKube
@@ -38,6 +32,7 @@ from twin.sim.kube import ApiServer
 from twin.sim.links import Link, Links
 from twin.sim.machines import SimArms, SimMachines
 from twin.sim.manager import Manager, Surroundings
+from twin.sim.neighbours import boot_ended, bring_up
 from twin.sim.runner import Meter, Runner, touch
 from twin.sim.trace import Trace
 from twin.sim.volume import SimVolume
@@ -72,6 +67,7 @@ class World:
         self.webhooks = webhooks
         self.host_cluster = self._server("", "https://10.0.0.10:6443")
         self.dpu_clusters: dict[Key, ApiServer] = {}
+        self._clusters_made = 0
         self._by_kubeconfig: dict[str, ApiServer] = {}
         self._by_address: dict[str, ApiServer] = {}
         self.errors: dict[tuple[str, str], tuple[int, str]] = {}
@@ -106,6 +102,9 @@ class World:
         for card in fleet.cards:
             trace.place(card.name, card.rack, card.host)
         self.chronicle = Chronicle(fleet, self.host_cluster, trace)
+        self.boot_waits: dict[str, list[Operation]] = {}
+        """Who waits for a host to be up again."""
+        self.hosts.listeners.host_up.append(lambda host: boot_ended(self, host))
         self.hosts.listeners.host_up.append(lambda host: self.chronicle.fault_ended(host, env.now))
 
     # --- bringing it up
@@ -116,7 +115,7 @@ class World:
             self.ensure_namespace(name)
         self._installed_secret()
         self._control_plane_nodes()
-        self._neighbours()
+        self._joining = bring_up(self)
         self._hosts_without_kubernetes()
         for manager in self.managers.values():
             manager.start()
@@ -163,24 +162,6 @@ class World:
                 spec=DpuNodeSpec(node_reboot_method=method, node_dms_address=DmsAddress(ip=host.ip, port=DMS_PORT),
                                  dpus=tuple(DpuRef(name=c.name) for c in host.cards))), "admin", 0)
             self.dms.start(host.name)
-
-    def _neighbours(self) -> None:
-        clock, durations = self.clock, self.timing.sample
-        verbs: dict[str, PlainPodVerbs] = {}
-
-        def pods(kube: KubeApi) -> PlainPodVerbs:
-            return verbs.setdefault("", PlainPodVerbs(kube, lambda key: self.host_cluster.kill(key, "kubelet")))
-
-        self.add_actor("kubelet-registration", lambda k: NodeRegistration(k, clock, durations, self.machines))
-        self.add_actor("node-lifecycle", lambda k: NodeLifecycle(k, clock, durations, self.machines, pods(k)))
-        self.add_actor("kubelet", lambda k: PodLife(
-            k, clock, durations, self.machines, pods(k),
-            lambda pod, program=DmsPod(k, self.machines, durations): program if is_dms(pod) else None))  # type: ignore[misc]
-        self.add_actor("nfd", lambda k: NodeFeatures(k, clock, durations, self.machines))
-        self.add_actor("cert-manager", lambda k: CertManager(k, clock, durations))
-        meter = Meter("dpu-kubelet")
-        self._joining = self.add_actor("dpu-kubelet", lambda k: Joining(
-            clock, durations, self.arms, lambda address: self._dpu_client(address, meter), k))
 
     def add_actor(self, name: str, make: Callable[[KubeApi], Any]) -> Any:
         """A neighbour: a reconciler whose requests cost it nothing, with one cache for all neighbours."""
@@ -232,19 +213,32 @@ class World:
         return [cache for m in self.managers.values() if fitting(controllers, [m.name, *(c.name for c in m.controllers)])
                 for cache in m.caches.values()]
 
-    def hold_actor(self, name: str) -> Callable[[], None]:
-        """The neighbour stops working; returns what lets it go on with all it missed."""
+    def hold_actor(self, name: str, only: Key | None = None) -> Callable[[], None]:
+        """The neighbour stops working (on this key); returns what lets it go on with all it missed."""
         actor, runner = self.actors[name]
         missed: dict[Key, None] = {}
-        held = _Held(actor, missed)
-        runner.reconciler = held
+        runner.reconciler = _Held(runner.reconciler, missed, only)
 
         def go_on() -> None:
-            runner.reconciler = actor
+            runner.reconciler = actor  # faults of one neighbour do not overlap
             for key in missed:
                 runner.wake(key)
 
         return go_on
+
+    def hold_budget(self, budget: Key) -> Callable[[], None]:
+        """This PodDisruptionBudget allows nothing until released."""
+        go_on = self.hold_actor("disruption", budget)
+        found = self.host_cluster.find(PodDisruptionBudget, budget)
+        if found is not None:
+            status = replace(found.status, disruptions_allowed=0)
+            self.host_cluster.update(replace(found, status=status), "disruption", self.env.now, status=True)
+
+        def release() -> None:
+            go_on()
+            self.actors["disruption"][1].wake(budget)
+
+        return release
 
     def rotate(self, cluster: Key) -> str:
         """New credentials for a DPU cluster; clients with the old ones are refused. Returns the new kubeconfig."""
@@ -266,7 +260,8 @@ class World:
         """A DPU cluster's API server comes up; returns its admin kubeconfig."""
         server = self.dpu_clusters.get(key)
         if server is None:
-            address = address or f"10.0.1.{len(self.dpu_clusters) + 1}:6443"
+            self._clusters_made += 1
+            address = address or f"10.0.1.{self._clusters_made}:6443"
             server = self.dpu_clusters[key] = self._server(str(key), f"https://{address}")
             self._by_address[address] = server
             for name in ("default", KUBE_SYSTEM):
@@ -276,7 +271,14 @@ class World:
         self._by_kubeconfig[text] = server
         return text
 
-    def _dpu_client(self, address: str, meter: Meter) -> KubeApi | None:
+    def remove_dpu_cluster(self, key: Key) -> None:
+        """The control plane is stopped: nobody answers at its address any more."""
+        server = self.dpu_clusters.pop(key, None)
+        if server is not None:
+            server.down = True
+            touch(server.readers, "up")
+
+    def dpu_client(self, address: str, meter: Meter) -> KubeApi | None:
         server = self._by_address.get(address.removeprefix("https://"))
         if server is None or server.down:
             return None
@@ -351,12 +353,16 @@ class World:
 class _Held:
     """Stands in for an actor that does not work: notes what it misses."""
 
-    def __init__(self, actor: Actor, missed: dict[Key, None]) -> None:
+    def __init__(self, actor: Reconciler, missed: dict[Key, None], only: Key | None) -> None:
         self.name = actor.name
         self.watches = actor.watches
+        self._actor = actor
         self._missed = missed
+        self._only = only
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
+        if self._only is not None and key != self._only:
+            return self._actor.reconcile(ctx, key)
         self._missed[key] = None
         return DONE
 
