@@ -27,24 +27,33 @@ Deep = Callable[[Any, Any, Path, list[FieldError]], None]
 
 
 class FieldCheck:
-    """What can be wrong with one attribute. `sent`: an empty value is checked too, as `zero`."""
+    """What can be wrong with one attribute. `sent`: an empty value is checked too, as `zero`.
 
-    __slots__ = ("attr", "checks", "deep", "empty", "name", "rules", "sent", "type", "zero")
+    `by_value`: a struct that is no pointer in Go. It is always sent; it is absent in the store only while it is the
+    very default of the class, which decoding leaves where the field was missing.
+    """
+
+    __slots__ = ("attr", "by_value", "checks", "deep", "empty", "name", "rules", "sent", "type", "zero")
 
     def __init__(self, f: FieldInfo, bare: Any, rule: Rule, deep: Deep | None) -> None:
         self.attr, self.name = f.name, f.encode_name
         self.checks: tuple[Check, ...] = checks_of(rule.schema())
         self.rules: tuple[Cel, ...] = rule.cel
         self.deep = deep
-        self.sent = rule.sent or is_required(f)
+        self.by_value = isinstance(f.default, Part)
+        self.sent = rule.sent or self.by_value or is_required(f)
         self.empty: Any = None if f.default is msgspec.NODEFAULT else f.default
         self.type = {str: "string", int: "integer", bool: "boolean"}.get(bare, "object")
         is_part = isinstance(bare, type) and issubclass(bare, Part)
-        self.zero: Any = bare() if is_part and self.sent and self.empty is None else self.empty
+        self.zero: Any = bare() if is_part and self.sent and f.default is None else self.empty
+
+    def absent(self, value: Any) -> bool:
+        """Would the store hold no such field?"""
+        return value is None or value is self.empty or (not self.by_value and bool(value == self.empty))
 
     def look(self, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
         """Check this changed value."""
-        if value is None or value == self.empty:
+        if self.absent(value):
             if not self.sent:
                 return
             value = self.zero
@@ -53,7 +62,7 @@ class FieldCheck:
             if error := check(value, where):
                 errors.append(error)
         if self.rules:
-            _rules(self, value, ABSENT if old is None or old == self.empty else old, where, errors)
+            _rules(self, value, ABSENT if self.absent(old) else old, where, errors)
         if self.deep is not None:
             self.deep(value, old, where, errors)
 
@@ -195,10 +204,8 @@ def body_errors(kind: type[Object], new: Object, old: Object | None) -> list[Fie
             continue
         value = getattr(new, f.attr)
         before = None if old is None else getattr(old, f.attr)
-        if value is None and f.sent:
-            before = None  # absent in the store, empty in what Go sends
-        elif old is not None and value is before:
-            continue
+        if old is not None and value is before and not (value is None and f.sent):
+            continue  # unchanged, unless it is absent in the store and empty in what Go sends
         f.look(value, before, (), errors)
     return errors or None
 
@@ -247,8 +254,8 @@ _ZEROS: Final[dict[Any, Any]] = {str: "", int: 0, bool: False, float: 0}
 
 
 @cache
-def _sent(cls: type[Part] | type[Object]) -> tuple[tuple[str, Any, Any], ...]:
-    """(field, what an absent one is sent as or ABSENT, the class inside) of every field that matters here."""
+def _sent(cls: type[Part] | type[Object]) -> tuple[tuple[str, Any, bool, Any], ...]:
+    """(field, what an absent one is sent as or ABSENT, is it required, the class inside) of each field that matters."""
     out = []
     for f in fields(cls):
         if f.name == "metadata":
@@ -259,11 +266,11 @@ def _sent(cls: type[Part] | type[Object]) -> tuple[tuple[str, Any, Any], ...]:
             inner = unwrap(get_args(bare)[0 if get_origin(bare) is tuple else 1])[0]
         part = inner if isinstance(inner, type) and issubclass(inner, Part) else None
         zero: Any = ABSENT
-        if rule.sent or is_required(f):
+        if rule.sent or is_required(f) or isinstance(f.default, Part):
             default = None if f.default is msgspec.NODEFAULT else f.default
             zero = _zero(bare) if default is None else _builtins(default)
         if zero is not ABSENT or part is not None:
-            out.append((f.encode_name, zero, part))
+            out.append((f.encode_name, zero, is_required(f), part))
     return tuple(out)
 
 
@@ -271,19 +278,20 @@ def _zero(bare: Any) -> Any:
     return [] if get_origin(bare) is tuple else _ZEROS.get(bare, {})
 
 
-def as_sent(cls: Any, manifest: dict[str, Any]) -> dict[str, Any]:
+def as_sent(cls: Any, manifest: dict[str, Any], *, stored: bool = False) -> dict[str, Any]:
     """The manifest of one of our objects with the empty fields that a Go client writes out, in place.
 
     Our encoder leaves out what is empty; upstream's types write a required field even then (a condition's message, the
-    url of a BFB without spec), and the API server checks it.
+    url of a BFB without spec), and the API server checks it. With `stored` only fields that the schema requires are put
+    back: what the store must hold, whoever wrote it.
     """
     if cls is Condition:
         for name in _CONDITION_SENT:
             manifest.setdefault(name, "")
         return manifest
-    for name, zero, part in _sent(cls):
+    for name, zero, required, part in _sent(cls):
         if name not in manifest:
-            if zero is ABSENT:
+            if zero is ABSENT or (stored and not required):
                 continue
             manifest[name] = msgspec.json.decode(msgspec.json.encode(zero))
         value = manifest[name]
@@ -291,12 +299,12 @@ def as_sent(cls: Any, manifest: dict[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, list):
             for item in value:
-                as_sent(part, item)
+                as_sent(part, item, stored=stored)
         elif get_origin(_annotation(cls, name)) is Mapping:
             for item in value.values():
-                as_sent(part, item)
+                as_sent(part, item, stored=stored)
         else:
-            as_sent(part, value)
+            as_sent(part, value, stored=stored)
     return manifest
 
 
