@@ -79,7 +79,8 @@ def _of_manifests(manifests: tuple[Manifest, ...], fleets: list[Fleet], fleet: s
     if not fleets and not quiet:
         note("no fleet given: what depends on hosts and DPUs was not looked at (--fleet FILE)")
     found: list[Finding] = []
-    for one in fleets or [None]:
+    looked_at: list[Fleet | None] = [*fleets] or [None]
+    for one in looked_at:
         found += find(Picture(with_stock(manifests), one, fleet or (one.name if one else ""), profile=default(),
                               policies=frozenset(named), whole=len(manifests) > 1))
     return list(dict.fromkeys(found))

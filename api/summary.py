@@ -43,7 +43,9 @@ def _completion(s: Summary) -> str:
 
 
 def _interval(q: QuantileValue) -> str:
-    return "" if q.low is None and q.high is None else f"{_seconds(q.low)} to {_seconds(q.high)}"
+    if q.low is None:
+        return "" if q.high is None else f"up to {duration(q.high)}"
+    return f"{duration(q.low)} to {duration(q.high)}" if q.high is not None else f"{duration(q.low)} or more"
 
 
 def _seconds(value: float | None) -> str:

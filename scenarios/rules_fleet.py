@@ -13,6 +13,7 @@ from scenarios.check import Picture, Place, Selection, part, rule
 from scenarios.rules_objects import selected_twice
 from twin.model import names
 from twin.model.fleet import GI, Budget, Card
+from twin.model.fleet_file import MODELS
 from twin.model.names import Annotation
 from twin.model.parts import Capacity, fits
 from twin.model.units import duration, size_bytes
@@ -83,8 +84,6 @@ def _resources(p: Picture) -> Iterator[Place]:
 
 @rule("part-unknown", "A part number without known capacity", "sheet 2.2 phase 4", "note", needs_fleet=True)
 def _part(p: Picture) -> Iterator[Place]:
-    from twin.model.parts import MODELS
-
     for card in p.fleet.cards if p.fleet else ():
         if card.model not in MODELS:
             yield Place(

@@ -11,36 +11,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from twin.model.names import DMS_PORT as DMS_PORT
+
 if TYPE_CHECKING:
     import networkx
 
-DMS_PORT: Final = 9339
-
 GI: Final = 2**30
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """A BlueField-3 model: its part number, Arm cores and memory as `flint ... query full` lets one conclude."""
-
-    name: str
-    opn: str
-    psid: str
-    cores: int
-    memory_bytes: int
-
-
-MODELS: Final = {m.name: m for m in (
-    Model("B3220", "900-9D3B6-00CV-AA0", "MT_0000000884", 16, 32 * GI),
-    Model("B3240", "900-9D3B6-00CN-AB0", "MT_0000000883", 16, 32 * GI),
-    Model("B3210", "900-9D3B6-00CC-AA0", "MT_0000001024", 16, 32 * GI),
-    Model("B3210E", "900-9D3B6-00CC-EA0", "MT_0000001117", 16, 32 * GI),
-    Model("B3220SH", "900-9D3C6-00CV-DA0", "MT_0000001101", 16, 48 * GI),
-    Model("B3220L", "900-9D3B4-00CV-EA0", "MT_0000001093", 8, 16 * GI),
-    Model("B3210L", "900-9D3B4-00CC-EA0", "MT_0000000966", 8, 16 * GI),
-    Model("B3140L", "900-9D3B4-00EN-EA0", "MT_0000001010", 8, 16 * GI),
-    Model("B3140H", "900-9D3D4-00EN-HA0", "MT_0000001069", 8, 16 * GI),
-)}
 
 
 @dataclass(frozen=True, slots=True)

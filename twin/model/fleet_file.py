@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from twin.model import fleet, units
-from twin.model.fleet import MODELS, Card, Fleet, Host
+from twin.model.fleet import Card, Fleet, Host
 from twin.model.mistakes import BadInput, Mistake
+from twin.model.parts import PARTS
 from twin.model.timing_profile import Seconds
 from twin.model.yamlmarks import Marked, mistakes_of
 
@@ -21,6 +22,11 @@ Bytes = Annotated[int, BeforeValidator(units.size_bytes), Field(gt=0, json_schem
 BytesPerSecond = Annotated[float, BeforeValidator(units.size_bytes), Field(gt=0, json_schema_extra={
     "description": "Bytes per second, or text such as 1.25GB"})]
 Share = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d+%$")]
+MODELS = {part.model: part for part in reversed(tuple(PARTS.values()))}
+"""The usual part of each model: the first that the table has."""
+
+_MODEL_NAMES = ", ".join(sorted(MODELS))
+
 PCI_BUSES = ("2b", "a2", "38", "d5", "5a", "c8", "17", "e3")
 
 
@@ -43,7 +49,7 @@ class DpuEntry(_Edge):
 
     pci: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{4}-)?[0-9a-fA-F]{2}-[0-9a-fA-F]{2}$")] | None = Field(
         default=None, description="PCI address with hyphens, domain-bus-device: 0000-2b-00")
-    model: str = Field(default="B3220", description=f"One of {', '.join(MODELS)}, or your own with cores and memory")
+    model: str = Field(default="B3220", description=f"One of {_MODEL_NAMES}, or your own with cores and memory")
     opn: str | None = Field(default=None, description="Part number as flint prints it")
     psid: Annotated[str, Field(pattern=r"^MT_\d{10}$")] | None = None
     serial: str | None = None
@@ -60,7 +66,7 @@ class DpuEntry(_Edge):
     @model_validator(mode="after")
     def _known(self) -> DpuEntry:
         if self.model not in MODELS and (self.cores is None or self.memory_bytes is None):
-            raise ValueError(f"model {self.model!r} is none of {', '.join(MODELS)}: give cores and memory_bytes too")
+            raise ValueError(f"model {self.model!r} is none of {_MODEL_NAMES}: give cores and memory_bytes too")
         return self
 
 
@@ -334,7 +340,7 @@ def _host(name: str, rack: str, index: int, template: HostTemplate, dpus: Sequen
 
 def _card(host: str, rack: str, host_index: int, index: int, dpu: DpuEntry) -> Card:
     pci = _pci(dpu, index)
-    model = MODELS.get(dpu.model)
+    model = MODELS.get(dpu.model)  # None: the fleet gives its own
     name = f"{host}-{pci}"
     place = host_index * len(PCI_BUSES) + index
     return Card(
@@ -342,8 +348,8 @@ def _card(host: str, rack: str, host_index: int, index: int, dpu: DpuEntry) -> C
         opn=dpu.opn or (model.opn if model else dpu.model),
         psid=dpu.psid or (model.psid if model else "MT_0000000000"),
         serial=dpu.serial or f"MT{int.from_bytes(blake2b(name.encode(), digest_size=6).digest(), 'big') % 10**12:012d}",
-        cores=dpu.cores or (model.cores if model else 1),
-        memory_bytes=dpu.memory_bytes or (model.memory_bytes if model else fleet.GI),
+        cores=dpu.cores or (model.capacity.cores if model else 1),
+        memory_bytes=dpu.memory_bytes or (model.capacity.memory_gb if model else 1) * fleet.GI,
         pf0=dpu.pf0 or f"ens{index + 1}f0np0", pfs=dpu.pfs,
         oob_ip=dpu.oob_ip or _address(10, 80, place), bmc_ip=dpu.bmc_ip or _address(10, 112, place),
         firmware=dpu.firmware, fw_reset=dpu.fw_reset, pci_rescan=dpu.pci_rescan,

@@ -11,10 +11,6 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[kKMGTPE]i?B?)?")
 _SIZE_STEP: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
                      "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40, "PI": 2**50, "EI": 2**60}
-_QUANTITY_STEP: Final = {"": 1.0, "n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-                         "E": 1e18, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50,
-                         "Ei": 2.0**60}
-_QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)([numkMGTPE]i?)?")
 
 
 def seconds(value: str | int | float) -> float:
@@ -78,19 +74,3 @@ def size_bytes(value: str | int | float) -> int:
     if match is None:
         raise ValueError("a size is a number of bytes or text such as 1.4Gi, 1500MB, and not negative")
     return round(float(match[1]) * _SIZE_STEP[(match[2] or "").upper().removesuffix("B")])
-
-
-def quantity(value: str | int | float) -> float:
-    """A Kubernetes quantity as a number: `250m`, `16`, `32Gi`, `1e3`.
-
-    Raises:
-        ValueError: not a quantity.
-    """
-    if isinstance(value, bool):
-        raise ValueError("not a Kubernetes quantity")
-    if isinstance(value, int | float):
-        return float(value)
-    match = _QUANTITY.fullmatch(value.strip())
-    if match is None or (match[2] or "") not in _QUANTITY_STEP:
-        raise ValueError("not a Kubernetes quantity")
-    return float(match[1]) * _QUANTITY_STEP[match[2] or ""]
