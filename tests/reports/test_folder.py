@@ -232,3 +232,22 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     with pytest.raises(FolderError, match=r"Python package zstandard is missing; install dpf-twin\[report\]"):
         write([four], summary, tmp_path / "run", report=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_old_run_comes_back_when_the_new_one_cannot_take_its_place(
+        four: Run, summary: Summary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write([four], summary, tmp_path / "run", report=False)
+    (tmp_path / "run" / "mark").write_text("old")
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == f".run.{os.getpid()}":
+            raise PermissionError(13, "Permission denied", str(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(FolderError, match="permission denied"):
+        write([four], summary, tmp_path / "run", report=False)
+
+    assert os.listdir(tmp_path) == ["run"]
+    assert (tmp_path / "run" / "mark").read_text() == "old"

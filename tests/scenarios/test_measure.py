@@ -157,3 +157,30 @@ def test_time_in_error_is_neither_wait_nor_work() -> None:
     walk(trace, "d1", 0, "Initializing", "Pending", "Error")
 
     assert waiting(trace, 1000.0)[1] == 20.0
+
+
+def test_a_request_at_the_moment_an_attempt_begins_is_the_one_it_answers() -> None:
+    trace = Trace()
+    trace.asked(0, "install")
+    trace.asked(100 * NS, "again")
+    walk(trace, "d1", 100, *INSTALL)
+
+    assert provisionings(trace, 1000.0)[0].asked_s == 100.0
+
+
+def test_a_request_that_was_answered_by_ready_is_not_answered_twice() -> None:
+    trace = Trace()
+    walk(trace, "d1", 0, *INSTALL)
+    trace.asked(30 * NS, "at the very moment it got Ready")
+    walk(trace, "d1", 400, "Deleting", "", *INSTALL)
+
+    assert provisionings(trace, 1000.0)[1].asked_s == 400.0
+
+
+def test_a_dpu_removed_before_it_was_ready_is_not_waited_for() -> None:
+    trace = Trace()
+    trace.asked(0, "install")
+    walk(trace, "d1", 0, "Initializing", "Deleting", "")
+
+    assert provisionings(trace, 1000.0) == []
+    assert completions(trace, 1000.0) == {}
