@@ -32,7 +32,7 @@ def kubeconfig_of(kube: KubeReader, cluster: DpuCluster) -> tuple[str, str]:
         raise ValueError(not_found(Secret, key.name))
     data = secret.data.get(KUBECONFIG_KEY)
     if data is None:
-        raise ValueError(f"secret {key} has no key {KUBECONFIG_KEY}")
+        raise ValueError(f"secret {key} not in the expected format: data.{KUBECONFIG_KEY} not found")
     return base64.b64decode(data).decode(), secret.metadata.resource_version
 
 

@@ -14,7 +14,7 @@ from twin.model.timing import Timing
 from twin.model.timing_profile import default
 from twin.sim.admission import Webhooks
 from twin.sim.clock import ns
-from twin.sim.runner import Runner
+from twin.sim.runner import Runner, touch
 from twin.sim.trace import Trace, Write
 from twin.sim.world import Options, World
 
@@ -91,6 +91,12 @@ class Stage:
 
     def names(self, kind: type[T]) -> list[str]:
         return sorted(key.name for key in self.world.host_cluster.table(kind))
+
+    def dpu_cluster_down(self, name: str, down: bool) -> None:
+        """The API server of this DPUCluster stops answering, or answers again."""
+        server = self.world.dpu_clusters[Key(SPACE, name)]
+        server.down = down
+        touch(server.readers, "up")
 
     # --- what happened
 

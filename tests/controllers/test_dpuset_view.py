@@ -115,7 +115,8 @@ def answered(digest: SetDigest | None) -> dict[str, Any] | None:
         assert len(found) == len(set(found))
     return {
         "nodes": set(digest.nodes), "selected": set(digest.selected),
-        "owned": {n: d.key for n, d in digest.owned.items()}, "phases": digest.phases, "unavailable": digest.unavailable,
+        "owned": {n: d.key for n, d in digest.owned.items()},
+        "phases": digest.phases, "unavailable": digest.unavailable,
         **{name: {device for _, device in getattr(digest, name)} for name in ranked},
     }
 
