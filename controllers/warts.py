@@ -35,7 +35,8 @@ WARTS: Final[tuple[Wart, ...]] = (
          "provisioning.md 2.0"),
     Wart("tasks-lost-on-restart",
          "OS installs, warm reboots and host network scripts live in process memory: a restarted controller starts "
-         "them again, a second OS install beside the first", "provisioning.md 2.0, 10.1", policy="no-duplicate-os-install"),
+         "them again, a second OS install beside the first", "provisioning.md 2.0, 10.1",
+         policy="no-duplicate-os-install"),
     Wart("unknown-part-passes", "The capacity check lets a card of unknown part number pass", "provisioning.md 2.2"),
     Wart("deletion-ignored-in-config-fw", "Config FW Parameters never looks at the deletion timestamp",
          "provisioning.md 2.2, 2.4"),
@@ -45,7 +46,7 @@ WARTS: Final[tuple[Wart, ...]] = (
     Wart("deletion-waits-for-install", "A DPU deleted while installing waits for all attempts of the install task",
          "provisioning.md 2.2, 2.4", issue="4123204", policy="deletion-ends-os-install"),
     Wart("grpc-setup-failure-is-final",
-         "A missing client Secret or DMS address sends a DPU to Error where the same trouble is retried in other phases",
+         "A missing client Secret or DMS address sends a DPU to Error in phases 7 and 8; elsewhere it is retried",
          "provisioning.md 2.3"),
     Wart("any-reboot-counts", "A host rebooted by anybody since Initialize Interface counts as rebooted by DPF",
          "provisioning.md 3.4, 10.1"),

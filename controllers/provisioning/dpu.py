@@ -82,9 +82,9 @@ class DpuReconciler:
             return Result(error="unsupported phase")
         p = Pass(b, ctx, key, dpu, status, row.condition)
         error = ""
+        for task in row.drops:
+            dpu_tasks.forget(p, task)
         if row.leaves and meta.deletion_timestamp:
-            if row.task:
-                dpu_tasks.forget(p, row.task)
             after = p.to(Phase.DELETING)
         else:
             try:
@@ -92,7 +92,7 @@ class DpuReconciler:
             except Unmet as no:
                 after = p.unmet(no)
                 error = "" if no.waiting else no.message
-        return self._save(dpu, status, after, error)
+        return self._save(p.dpu, status, after, error)
 
     def _save(self, dpu: Dpu, before: DpuStatus, after: DpuStatus, error: str) -> Result:
         """upstream: stable-errors-are-swallowed. Only a change of status lets a handler's error through."""

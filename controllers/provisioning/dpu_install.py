@@ -39,7 +39,6 @@ def os_installing(p: Pass) -> DpuStatus:
     if p.dpu.deleting and END_ON_DELETION in p.b.policies:
         if dpu_tasks.running(p, OS_INSTALL):
             return p.status
-        dpu_tasks.forget(p, OS_INSTALL)
         return p.to(Phase.DELETING)
     p.find(Bfb, Key(p.key.namespace, p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
     try:

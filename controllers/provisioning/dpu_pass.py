@@ -40,7 +40,7 @@ def not_found(kind: type[Object], name: str) -> str:
 
 
 class Pass:
-    """The DPU as this pass read it, the world, and the condition that the DPU's phase owns."""
+    """The DPU as this pass read it (or patched it), the world, and the condition that the DPU's phase owns."""
 
     __slots__ = ("b", "condition", "ctx", "dpu", "key", "kube", "status")
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from controllers.provisioning import dpu_deletion, dpu_hostnetwork, dpu_install, dpu_join, dpu_prepare, dpu_reboot
 from controllers.provisioning.dpu_pass import Pass
-from controllers.provisioning.dpu_tasks import HOST_NETWORK, REBOOT
+from controllers.provisioning.dpu_tasks import HOST_NETWORK, OS_INSTALL, REBOOT
 from twin.model.provisioning import DpuStatus, Phase
 
 Handler = Callable[[Pass], DpuStatus]
@@ -17,12 +17,12 @@ Handler = Callable[[Pass], DpuStatus]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One phase. `leaves` is False where a deletion is not honoured at once (2.4); `task` is dropped when it is."""
+    """One phase. `leaves` is False where a deletion is not honoured at once (2.4). `drops`: tasks that are over now."""
 
     handle: Handler
     condition: str
     leaves: bool = True
-    task: str = ""
+    drops: tuple[str, ...] = ()
 
 
 PHASES: Final[Mapping[str, Row]] = {
@@ -32,12 +32,13 @@ PHASES: Final[Mapping[str, Row]] = {
     Phase.INITIALIZE_INTERFACE: Row(dpu_prepare.initialize_interface, "InterfaceInitialized"),
     Phase.CONFIG_FW_PARAMETERS: Row(dpu_prepare.config_fw_parameters, "FWConfigured", leaves=False),
     Phase.OS_INSTALLING: Row(dpu_install.os_installing, "OSInstalled", leaves=False),
-    Phase.CHECKING_HOST_REBOOT_REQUIRED: Row(dpu_reboot.checking_host_reboot_required, "CheckedHostRebootNeed"),
-    Phase.REBOOTING: Row(dpu_reboot.rebooting, "Rebooted", task=REBOOT),
+    Phase.CHECKING_HOST_REBOOT_REQUIRED: Row(
+        dpu_reboot.checking_host_reboot_required, "CheckedHostRebootNeed", drops=(OS_INSTALL,)),
+    Phase.REBOOTING: Row(dpu_reboot.rebooting, "Rebooted"),
     Phase.HOST_NETWORK_CONFIGURATION: Row(
-        dpu_hostnetwork.host_network_configuration, "HostNetworkReady", task=HOST_NETWORK),
-    Phase.DPU_CLUSTER_CONFIG: Row(dpu_join.dpu_cluster_config, "DPUClusterReady"),
+        dpu_hostnetwork.host_network_configuration, "HostNetworkReady", drops=(REBOOT,)),
+    Phase.DPU_CLUSTER_CONFIG: Row(dpu_join.dpu_cluster_config, "DPUClusterReady", drops=(HOST_NETWORK,)),
     Phase.READY: Row(dpu_join.ready, "Ready"),
-    Phase.ERROR: Row(dpu_deletion.error, "Error"),
-    Phase.DELETING: Row(dpu_deletion.deleting, "Deleting", leaves=False),
+    Phase.ERROR: Row(dpu_deletion.error, "Error", drops=(OS_INSTALL, REBOOT, HOST_NETWORK)),
+    Phase.DELETING: Row(dpu_deletion.deleting, "Deleting", leaves=False, drops=(OS_INSTALL, REBOOT, HOST_NETWORK)),
 }

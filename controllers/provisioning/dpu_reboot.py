@@ -88,7 +88,6 @@ def rebooting(p: Pass) -> DpuStatus:
         return reboot_script.run(p, method.script.name, AFTER_REBOOT)
     target = _target(p)
     if _host_restarted(p, target, parse_time(initialized.last_transition_time)):
-        dpu_tasks.forget(p, REBOOT)
         return p.passed(AFTER_REBOOT)
     return _power(p, target, plan.command) if plan.cold else _warm(p, node, plan.command)
 
@@ -124,8 +123,9 @@ def _warm(p: Pass, node: DpuNode, command: str) -> DpuStatus:
         # upstream: no-warm-reboot-outside-kubernetes. Nothing is done and the phase never ends by itself.
         return p.status
     try:
-        dpu_tasks.attempt(p, REBOOT, lambda _: warm_reboot(p.b, p.dpu, command), keep=True)
+        dpu_tasks.attempt(p, REBOOT, lambda _: warm_reboot(p.b, p.dpu, command))
     except TaskFailed as error:
+        dpu_tasks.forget(p, REBOOT)
         raise Unmet("RebootFailed", str(error)) from error
     return p.status
 

@@ -19,13 +19,14 @@ HOST_NETWORK: Final = "host-network"
 
 
 class TaskFailed(Exception):
-    """The last attempt failed; the text is its error. The task is forgotten."""
+    """The last attempt failed; the text is its error."""
 
 
-def attempt(p: Pass, what: str, body: Callable[[int], TaskBody], *, keep: bool = False) -> bool:
+def attempt(p: Pass, what: str, body: Callable[[int], TaskBody]) -> bool:
     """Start the DPU's task, look after it, start it again when it failed. True when it succeeded.
 
-    `body` makes the task of an attempt, counted from 0. `keep` leaves a success in the table: it is not done twice.
+    `body` makes the task of an attempt, counted from 0. The end stays in the table until a later phase forgets it: a
+    pass on a stale cache then finds it again instead of starting the work anew.
     upstream: tasks-lost-on-restart. Keyed by namespace and name in memory: a restarted controller starts over.
     """
     memory = p.b.memory
@@ -37,13 +38,10 @@ def attempt(p: Pass, what: str, body: Callable[[int], TaskBody], *, keep: bool =
     if not task.finished:
         return False
     if not task.error:
-        if not keep:
-            memory.forget(token)
         return True
     if task.attempt < MAX_RETRY_COUNT:
         memory.start(token, _soon(p.b.clock, body(task.attempt + 1)), task.attempt + 1)
         return False
-    memory.forget(token)
     raise TaskFailed(task.error)
 
 
@@ -53,7 +51,7 @@ def running(p: Pass, what: str) -> bool:
 
 
 def forget(p: Pass, what: str) -> None:
-    """Drop the task of a DPU that leaves the phase; what it started in the world goes on."""
+    """Drop a task that is over or no longer wanted; what it started in the world goes on."""
     token: tuple[str, Key] = (what, p.key)
     if p.b.memory.task(token) is not None:
         p.b.memory.forget(token)

@@ -154,7 +154,7 @@ def _hold(p: Pass) -> None:
     value = p.dpu.metadata.annotations.get(HOLD)
     if value is None:
         try:
-            p.kube.patch(Dpu, p.key, {"metadata": {"annotations": {HOLD: "true"}}})
+            p.dpu = p.kube.patch(Dpu, p.key, {"metadata": {"annotations": {HOLD: "true"}}})
         except ApiError as error:
             raise Unmet("ExternalNodeEffect", str(error)) from error
     else:

@@ -1,4 +1,4 @@
-"""A world of one or two hosts for tests of the DPU controller: real API servers of the simulation, real DMS, real cards.
+"""A world of one or two hosts for tests of the DPU controller: the simulation's API servers, DMS and cards.
 
 Only the DPU controller runs. What other controllers and neighbours would have made is there from the start, or a test
 puts it there. Request costs are small and fixed; durations are the medians of the default timing profile.
