@@ -9,17 +9,21 @@ from controllers import CONTROLLERS
 from controllers.provisioning.webhooks import WEBHOOKS
 from scenarios.apply import USER, Kubectl, Refused
 from scenarios.base import Apply, Cordon, Delete, Patch, PersonTask, Scale, Scenario, Step
+from scenarios.expect import judge
 from scenarios.pending import pending
 from scenarios.result import ReconcileRow, Run
 from twin.backends.base import Settings
+from twin.actors.person import Annotator
 from twin.model.core import Node
 from twin.model.faults import fitting
-from twin.model.meta import Key, replace
+from twin.model.kinds import KINDS
+from twin.model.meta import Key, Object, replace
 from twin.model.mistakes import BadInput, Mistake
 from twin.model.timing import Timing
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import begin
+from twin.sim.neighbours import power_cycle
 from twin.sim.trace import Trace
 from twin.sim.world import Options, World
 
@@ -45,6 +49,7 @@ class Story:
             scenario.fleet, timing, trace, CONTROLLERS, webhooks=Webhooks(WEBHOOKS), policies=scenario.policies,
             settings=Settings(seed=seed), options=options)
         self.kubectl = Kubectl(self.world)
+        self._people = 0
         self.last_step_s = max((s.at_s + (s.for_s or 0.0) for s in scenario.timeline), default=0.0)
 
     def play(self, progress: Callable[[Story, float], None] | None = None) -> float:
@@ -137,7 +142,28 @@ class Story:
             self.world.env.call_at(ns(for_s), put, False)
 
     def _person(self, task: PersonTask, for_s: float | None) -> None:
-        self.world.set_person_to(task, for_s)
+        """Somebody comes by, for a while or for good."""
+        world = self.world
+        if task.reboot is not None:
+            after = world.timing.sample("operator-response", *task.reboot) if task.after is None else task.after
+            for host in fitting(task.reboot, world.hosts.hosts):
+                world.env.call_at(ns(after), power_cycle, world, host)
+            return
+        kind = KINDS.get(task.kind)
+        if kind is None:
+            raise Refused(f"nobody can look after annotations of {task.kind}: unknown kind")
+
+        def due(obj: Object) -> bool:
+            value = obj.metadata.annotations.get(task.annotation)
+            return (value is not None and value != task.value and value.lower() not in ("false", "0", "f")
+                    and bool(fitting(task.name, [obj.metadata.name]))
+                    and bool(fitting((task.namespace,), [obj.metadata.namespace])))
+
+        self._people += 1
+        person = world.add_actor(f"person-{self._people}", lambda kube: Annotator(
+            kube, world.clock, world.timing.sample, kind, task.annotation, task.value, due, task.after))
+        if for_s is not None:
+            world.env.call_at(ns(for_s), setattr, person, "present", False)
 
     # --- the result
 
@@ -145,13 +171,15 @@ class Story:
         world = self.world
         words = self.pending()
         clusters = {"": world.host_cluster, **{str(k): s for k, s in world.dpu_clusters.items()}}
-        return Run(
+        run = Run(
             scenario=self.scenario.name, seed=self.seed, replication=replication, trace=world.trace,
             policies=self.scenario.policies, epoch_s=EPOCH, virtual_s=end_s, wall_s=wall_s, events=world.env.executed,
             converged=not words, pending=words, warnings=self.warnings, reconciles=list(self._reconciles()),
             objects={name: [o for r in server.resources() for o in server.table(r).values()]
                      for name, server in clusters.items()},
             inputs=self.scenario.inputs)
+        run.expectations = judge(self.scenario.expect, run)
+        return run
 
     def _reconciles(self) -> Iterator[ReconcileRow]:
         for manager in self.world.managers.values():

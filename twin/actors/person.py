@@ -103,3 +103,34 @@ def _annotate(kube: KubeApi, kind: type[Object], key: Key, name: str, value: str
         kube.patch(kind, key, {"metadata": {"annotations": {name: value}}})
     except NotFound:
         return
+
+
+class Annotator(Actor):
+    """Looks after an annotation on objects of one kind: where `due(object)` says so, sets it, or removes it (None).
+
+    Takes `after_s` (None: `operator-response`) from when it shows until the person acts, each time anew.
+    """
+
+    def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, kind: type[Object], annotation: str,
+                 value: str | None, due: Callable[[Object], bool], after_s: float | None = None) -> None:
+        super().__init__(kube, clock, durations)
+        self.name = "person-annotations"
+        self.watches = (Watch(kind, when=_asks(annotation)),)
+        self._kind = kind
+        self._annotation = annotation
+        self._value = value
+        self._due = due
+        self._habits = Habits(after_s=after_s)
+        self._times: dict[Key, int] = {}
+        self.present = True
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        obj = self.kube.get(self._kind, key)
+        if obj is None or not self.present or not self._due(obj):
+            self.forget(key, "operator-response")
+            return DONE
+        times = self._times.get(key, 0)
+        if _responded(self, self._habits, key, "operator-response", times):
+            self._times[key] = times + 1
+            _annotate(self.kube, self._kind, key, self._annotation, self._value)
+        return DONE

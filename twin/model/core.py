@@ -22,20 +22,20 @@ from twin.model.provisioning import LabelSelector, NodeAddress, Taint
 Json = Mapping[str, Any]
 
 
-class Namespace(Object):
+class Namespace(Object, frozen=True):
     KIND: ClassVar[str] = "Namespace"
     PLURAL: ClassVar[str] = "namespaces"
     NAMESPACED: ClassVar[bool] = False
 
 
-class NodeSpec(Part):
+class NodeSpec(Part, frozen=True):
     pod_cidr: str = field(name="podCIDR", default="")
     provider_id: str = field(name="providerID", default="")
     unschedulable: bool = False
     taints: tuple[Taint, ...] = ()
 
 
-class NodeStatus(Part):
+class NodeStatus(Part, frozen=True):
     addresses: tuple[NodeAddress, ...] = ()
     conditions: Conditions = ()
     capacity: Mapping[str, str] = {}
@@ -43,7 +43,7 @@ class NodeStatus(Part):
     node_info: Json = {}
 
 
-class Node(Object):
+class Node(Object, frozen=True):
     KIND: ClassVar[str] = "Node"
     PLURAL: ClassVar[str] = "nodes"
     NAMESPACED: ClassVar[bool] = False
@@ -53,7 +53,7 @@ class Node(Object):
     status: NodeStatus = NodeStatus()
 
 
-class ContainerStatus(Part):
+class ContainerStatus(Part, frozen=True):
     name: str
     ready: bool = False
     restart_count: int = 0
@@ -61,7 +61,7 @@ class ContainerStatus(Part):
     last_state: Json = {}
 
 
-class PodSpec(Part):
+class PodSpec(Part, frozen=True):
     node_name: str = ""
     service_account_name: str = ""
     host_network: bool = False
@@ -76,7 +76,7 @@ class PodSpec(Part):
     image_pull_secrets: tuple[Json, ...] = ()
 
 
-class PodStatus(Part):
+class PodStatus(Part, frozen=True):
     phase: str = ""
     reason: str = ""
     message: str = ""
@@ -87,7 +87,7 @@ class PodStatus(Part):
     container_statuses: tuple[ContainerStatus, ...] = ()
 
 
-class Pod(Object):
+class Pod(Object, frozen=True):
     KIND: ClassVar[str] = "Pod"
     PLURAL: ClassVar[str] = "pods"
     HAS_STATUS: ClassVar[bool] = True
@@ -96,14 +96,14 @@ class Pod(Object):
     status: PodStatus = PodStatus()
 
 
-class JobSpec(Part):
+class JobSpec(Part, frozen=True):
     backoff_limit: int | None = None
     parallelism: int | None = None
     completions: int | None = None
     template: Json = {}
 
 
-class JobStatus(Part):
+class JobStatus(Part, frozen=True):
     conditions: Conditions = ()
     start_time: str = ""
     completion_time: str = ""
@@ -112,7 +112,7 @@ class JobStatus(Part):
     failed: int = 0
 
 
-class Job(Object):
+class Job(Object, frozen=True):
     KIND: ClassVar[str] = "Job"
     GROUP: ClassVar[str] = "batch"
     PLURAL: ClassVar[str] = "jobs"
@@ -122,7 +122,7 @@ class Job(Object):
     status: JobStatus = JobStatus()
 
 
-class Secret(Object):
+class Secret(Object, frozen=True):
     """`data` values are base64 text, as on the wire; `string_data` is write-only: the API server folds it into data."""
 
     KIND: ClassVar[str] = "Secret"
@@ -134,7 +134,7 @@ class Secret(Object):
     immutable: bool | None = None
 
 
-class ConfigMap(Object):
+class ConfigMap(Object, frozen=True):
     KIND: ClassVar[str] = "ConfigMap"
     PLURAL: ClassVar[str] = "configmaps"
 
@@ -143,7 +143,7 @@ class ConfigMap(Object):
     immutable: bool | None = None
 
 
-class ObjectReference(Part):
+class ObjectReference(Part, frozen=True):
     kind: str = ""
     namespace: str = ""
     name: str = ""
@@ -153,7 +153,7 @@ class ObjectReference(Part):
     field_path: str = ""
 
 
-class Event(Object):
+class Event(Object, frozen=True):
     """A Kubernetes Event (never bare "event": HOUSE words)."""
 
     KIND: ClassVar[str] = "Event"
@@ -171,7 +171,7 @@ class Event(Object):
     reporting_instance: str = ""
 
 
-class ServicePort(Part):
+class ServicePort(Part, frozen=True):
     port: int
     name: str = ""
     node_port: int = 0
@@ -179,14 +179,14 @@ class ServicePort(Part):
     target_port: int | str | None = None
 
 
-class ServiceSpec(Part):
+class ServiceSpec(Part, frozen=True):
     type: str = ""
     selector: Mapping[str, str] = {}
     ports: tuple[ServicePort, ...] = ()
     cluster_ip: str = field(name="clusterIP", default="")
 
 
-class Service(Object):
+class Service(Object, frozen=True):
     """A Kubernetes Service."""
 
     KIND: ClassVar[str] = "Service"
@@ -197,7 +197,7 @@ class Service(Object):
     status: Json = {}
 
 
-class DaemonSet(Object):
+class DaemonSet(Object, frozen=True):
     KIND: ClassVar[str] = "DaemonSet"
     GROUP: ClassVar[str] = "apps"
     PLURAL: ClassVar[str] = "daemonsets"
@@ -207,13 +207,13 @@ class DaemonSet(Object):
     status: Json = {}
 
 
-class ReplicaSetSpec(Part):
+class ReplicaSetSpec(Part, frozen=True):
     replicas: int | None = None
     selector: LabelSelector | None = None
     template: Json = {}
 
 
-class ReplicaSet(Object):
+class ReplicaSet(Object, frozen=True):
     KIND: ClassVar[str] = "ReplicaSet"
     GROUP: ClassVar[str] = "apps"
     PLURAL: ClassVar[str] = "replicasets"
@@ -223,14 +223,14 @@ class ReplicaSet(Object):
     status: Json = {}
 
 
-class PodDisruptionBudgetSpec(Part):
+class PodDisruptionBudgetSpec(Part, frozen=True):
     min_available: int | str | None = None
     max_unavailable: int | str | None = None
     selector: LabelSelector | None = None
     unhealthy_pod_eviction_policy: str = ""
 
 
-class PodDisruptionBudgetStatus(Part):
+class PodDisruptionBudgetStatus(Part, frozen=True):
     disruptions_allowed: int = 0
     current_healthy: int = 0
     desired_healthy: int = 0
@@ -240,7 +240,7 @@ class PodDisruptionBudgetStatus(Part):
     conditions: Conditions = ()
 
 
-class PodDisruptionBudget(Object):
+class PodDisruptionBudget(Object, frozen=True):
     KIND: ClassVar[str] = "PodDisruptionBudget"
     GROUP: ClassVar[str] = "policy"
     PLURAL: ClassVar[str] = "poddisruptionbudgets"
@@ -250,7 +250,7 @@ class PodDisruptionBudget(Object):
     status: PodDisruptionBudgetStatus = PodDisruptionBudgetStatus()
 
 
-class LeaseSpec(Part):
+class LeaseSpec(Part, frozen=True):
     holder_identity: str = ""
     lease_duration_seconds: int = 0
     acquire_time: str = ""
@@ -258,7 +258,7 @@ class LeaseSpec(Part):
     lease_transitions: int = 0
 
 
-class Lease(Object):
+class Lease(Object, frozen=True):
     KIND: ClassVar[str] = "Lease"
     GROUP: ClassVar[str] = "coordination.k8s.io"
     PLURAL: ClassVar[str] = "leases"
@@ -269,13 +269,13 @@ class Lease(Object):
 # --- the maintenance operator (provisioning.md 6)
 
 
-class PodSelectorEntry(Part):
+class PodSelectorEntry(Part, frozen=True):
     """One entry of drainSpec.podEvictionFilters."""
 
     by_resource_name_regex: str | None = None
 
 
-class DrainSpec(Part):
+class DrainSpec(Part, frozen=True):
     force: bool = False
     pod_selector: str = ""
     timeout_seconds: int | None = None
@@ -283,7 +283,7 @@ class DrainSpec(Part):
     pod_eviction_filters: tuple[PodSelectorEntry, ...] = ()
 
 
-class NodeMaintenanceSpec(Part):
+class NodeMaintenanceSpec(Part, frozen=True):
     requestor_id: str = field(name="requestorID", default="")
     additional_requestors: tuple[str, ...] = ()
     node_name: str = ""
@@ -292,20 +292,20 @@ class NodeMaintenanceSpec(Part):
     drain_spec: DrainSpec | None = None
 
 
-class DrainStatus(Part):
+class DrainStatus(Part, frozen=True):
     total_pods: int = 0
     eviction_pods: int = 0
     drain_progress: int = 0
     wait_for_eviction: tuple[str, ...] = ()
 
 
-class NodeMaintenanceStatus(Part):
+class NodeMaintenanceStatus(Part, frozen=True):
     conditions: Conditions = ()
     wait_for_completion: tuple[str, ...] = ()
     drain: DrainStatus | None = None
 
 
-class NodeMaintenance(Object):
+class NodeMaintenance(Object, frozen=True):
     KIND: ClassVar[str] = "NodeMaintenance"
     GROUP: ClassVar[str] = "maintenance.nvidia.com"
     VERSION: ClassVar[str] = "v1alpha1"
@@ -319,7 +319,7 @@ class NodeMaintenance(Object):
 # --- Kamaji and cert-manager
 
 
-class TenantControlPlane(Object):
+class TenantControlPlane(Object, frozen=True):
     KIND: ClassVar[str] = "TenantControlPlane"
     GROUP: ClassVar[str] = "kamaji.clastix.io"
     VERSION: ClassVar[str] = "v1alpha1"
@@ -330,7 +330,7 @@ class TenantControlPlane(Object):
     status: Json = {}
 
 
-class CertificateStatus(Part):
+class CertificateStatus(Part, frozen=True):
     conditions: Conditions = ()
     not_before: str = ""
     not_after: str = ""
@@ -338,7 +338,7 @@ class CertificateStatus(Part):
     revision: int = 0
 
 
-class Certificate(Object):
+class Certificate(Object, frozen=True):
     KIND: ClassVar[str] = "Certificate"
     GROUP: ClassVar[str] = "cert-manager.io"
     PLURAL: ClassVar[str] = "certificates"
@@ -348,7 +348,7 @@ class Certificate(Object):
     status: CertificateStatus = CertificateStatus()
 
 
-class CertificateRequest(Object):
+class CertificateRequest(Object, frozen=True):
     KIND: ClassVar[str] = "CertificateRequest"
     GROUP: ClassVar[str] = "cert-manager.io"
     PLURAL: ClassVar[str] = "certificaterequests"

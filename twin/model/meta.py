@@ -36,7 +36,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defau
     """Base of everything inside an object (a spec, a status, a list element)."""
 
 
-class OwnerReference(Part):
+class OwnerReference(Part, frozen=True):
     api_version: str
     kind: str
     name: str
@@ -45,7 +45,7 @@ class OwnerReference(Part):
     block_owner_deletion: bool | None = None
 
 
-class ObjectMeta(Part):
+class ObjectMeta(Part, frozen=True):
     """`metadata`. Times are RFC 3339 strings; `resource_version` is opaque to controllers, a counter to the API server."""
 
     name: str = ""
@@ -95,7 +95,7 @@ class Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
         )
 
 
-class Unstructured(Object):
+class Unstructured(Object, frozen=True):
     """An object of a kind we have no class for: stored and returned as it is.
 
     `content` is all but apiVersion, kind and metadata.
@@ -106,7 +106,7 @@ class Unstructured(Object):
     content: Mapping[str, Any] = {}
 
 
-class Condition(Part):
+class Condition(Part, frozen=True):
     """A status condition. `last_transition_time` moves only when `status` changes."""
 
     type: str

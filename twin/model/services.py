@@ -35,27 +35,27 @@ Int64 = Annotated[int, Rule(format="int64")]
 IntOrString = int | str
 
 
-class ServiceKind(Object):
+class ServiceKind(Object, frozen=True):
     GROUP: ClassVar[str] = GROUP
     VERSION: ClassVar[str] = "v1alpha1"
     HAS_STATUS: ClassVar[bool] = True
 
 
-class Status(Part):
+class Status(Part, frozen=True):
     """Conditions and the generation they speak of."""
 
     conditions: Conditions = ()
     observed_generation: Int64 = 0
 
 
-class Metadata(Part):
+class Metadata(Part, frozen=True):
     """Labels and annotations for what is made from this object."""
 
     labels: Labels = {}
     annotations: Labels = {}
 
 
-class UpgradePolicy(Part):
+class UpgradePolicy(Part, frozen=True):
     """True: an upgrade is disruptive and waits for the node effect."""
 
     apply_node_effect: Annotated[bool | None, Rule(default=True)] = None
@@ -76,20 +76,20 @@ def no_dpf_keys(where: str, prefix: str = "", but: str = "") -> Cel:
 # --- core types that appear inside
 
 
-class NodeSelectorRequirement(Part):
+class NodeSelectorRequirement(Part, frozen=True):
     key: str
     operator: str
     values: Annotated[tuple[str, ...], ATOMIC_LIST] = ()
 
 
-class NodeSelectorTerm(Part):
+class NodeSelectorTerm(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(map_type="atomic")
 
     match_expressions: Annotated[tuple[NodeSelectorRequirement, ...], ATOMIC_LIST] = ()
     match_fields: Annotated[tuple[NodeSelectorRequirement, ...], ATOMIC_LIST] = ()
 
 
-class NodeSelector(Part):
+class NodeSelector(Part, frozen=True):
     """corev1.NodeSelector: the terms are alternatives."""
 
     RULE: ClassVar[Rule] = Rule(map_type="atomic")
@@ -97,12 +97,12 @@ class NodeSelector(Part):
     node_selector_terms: Annotated[tuple[NodeSelectorTerm, ...], Rule(required=True, list_type="atomic")] = ()
 
 
-class RollingUpdateDaemonSet(Part):
+class RollingUpdateDaemonSet(Part, frozen=True):
     max_unavailable: IntOrString | None = None
     max_surge: IntOrString | None = None
 
 
-class UpdateStrategy(Part):
+class UpdateStrategy(Part, frozen=True):
     """appsv1.DaemonSetUpdateStrategy."""
 
     type: str = ""
@@ -114,7 +114,7 @@ class UpdateStrategy(Part):
 Values = Annotated[dict[str, Any] | None, Rule(preserve_unknown=True)]
 
 
-class HelmSource(Part):
+class HelmSource(Part, frozen=True):
     repo_url: Annotated[str, Rule(pattern="^(oci://|https://).+$")] = field(name="repoURL")
     version: Annotated[str, Rule(min_length=1)]
     path: str = ""
@@ -122,19 +122,19 @@ class HelmSource(Part):
     release_name: str = ""
 
 
-class HelmChart(Part):
+class HelmChart(Part, frozen=True):
     source: HelmSource
     values: Values = None
 
 
-class ConfigPort(Part):
+class ConfigPort(Part, frozen=True):
     name: Annotated[str, Rule(min_length=1, pattern="^[a-z0-9-]+$")]
     port: int
     protocol: Annotated[str, Rule(enum=("TCP", "UDP"))]
     node_port: int | None = None
 
 
-class ConfigPorts(Part):
+class ConfigPorts(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
         "self.serviceType == 'NodePort' || !self.ports.exists(p, has(p.nodePort))",
         "nodePort can only be set when serviceType is NodePort"),))
@@ -144,7 +144,7 @@ class ConfigPorts(Part):
     ports: Annotated[tuple[ConfigPort, ...], Rule(required=True)] = ()
 
 
-class ServiceDaemonSet(Part):
+class ServiceDaemonSet(Part, frozen=True):
     node_selector: NodeSelector | None = None
     update_strategy: UpdateStrategy | None = None
     labels: Labels = {}
@@ -152,7 +152,7 @@ class ServiceDaemonSet(Part):
     resources: Quantities | None = None
 
 
-class DpuServiceSpec(Part):
+class DpuServiceSpec(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(
         Cel("!has(self.interfaces) || has(self.serviceID)", "serviceID must be provided when interfaces are provided"),
         # upstream: presence counts, `deployInCluster: false` is refused too (services.md 1.3)
@@ -169,13 +169,13 @@ class DpuServiceSpec(Part):
     config_ports: ConfigPorts | None = None
 
 
-class DpuServiceStatus(Part):
+class DpuServiceStatus(Part, frozen=True):
     conditions: Conditions = ()
     observed_generation: Int64 = 0
     config_ports: Mapping[str, tuple[ConfigPort, ...]] = {}
 
 
-class DpuService(ServiceKind):
+class DpuService(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUService"
     PLURAL: ClassVar[str] = "dpuservices"
     COLUMNS: ClassVar[tuple[Column, ...]] = STANDARD
@@ -187,7 +187,7 @@ class DpuService(ServiceKind):
 # --- chains (1.9)
 
 
-class Ipam(Part):
+class Ipam(Part, frozen=True):
     """`set_default_route` is read by nothing (services.md 1.4)."""
 
     match_labels: Selection
@@ -195,27 +195,27 @@ class Ipam(Part):
     set_default_route: bool | None = None
 
 
-class ChainInterface(Part):
+class ChainInterface(Part, frozen=True):
     """Selects ServiceInterfaces by labels."""
 
     match_labels: Selection
     ipam: Ipam | None = None
 
 
-class ChainPort(Part):
+class ChainPort(Part, frozen=True):
     service_interface: ChainInterface
 
 
-class ChainSwitch(Part):
+class ChainSwitch(Part, frozen=True):
     ports: Annotated[tuple[ChainPort, ...], FEW]
 
 
-class ServiceChainSpec(Part):
+class ServiceChainSpec(Part, frozen=True):
     switches: Annotated[tuple[ChainSwitch, ...], FEW]
     node: str | None = None
 
 
-class ServiceChain(ServiceKind):
+class ServiceChain(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "ServiceChain"
     PLURAL: ClassVar[str] = "servicechains"
 
@@ -223,17 +223,17 @@ class ServiceChain(ServiceKind):
     status: Status | None = None
 
 
-class ServiceChainTemplate(Part):
+class ServiceChainTemplate(Part, frozen=True):
     spec: ServiceChainSpec
     metadata: Metadata | None = None
 
 
-class ServiceChainSetSpec(Part):
+class ServiceChainSetSpec(Part, frozen=True):
     template: ServiceChainTemplate
     node_selector: LabelSelector | None = None
 
 
-class SetStatus(Part):
+class SetStatus(Part, frozen=True):
     """`number_applied` and `number_ready` count what the set made."""
 
     conditions: Conditions = ()
@@ -242,7 +242,7 @@ class SetStatus(Part):
     number_ready: Int32 = 0
 
 
-class ServiceChainSet(ServiceKind):
+class ServiceChainSet(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "ServiceChainSet"
     PLURAL: ClassVar[str] = "servicechainsets"
 
@@ -250,19 +250,19 @@ class ServiceChainSet(ServiceKind):
     status: SetStatus | None = None
 
 
-class ServiceChainSetTemplate(Part):
+class ServiceChainSetTemplate(Part, frozen=True):
     spec: ServiceChainSetSpec
     metadata: Metadata | None = None
 
 
-class DpuServiceChainSpec(Part):
+class DpuServiceChainSpec(Part, frozen=True):
     """`cluster_selector` is read by nothing (services.md 1.9)."""
 
     template: ServiceChainSetTemplate
     cluster_selector: LabelSelector | None = None
 
 
-class DpuServiceChain(ServiceKind):
+class DpuServiceChain(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUServiceChain"
     PLURAL: ClassVar[str] = "dpuservicechains"
     COLUMNS: ClassVar[tuple[Column, ...]] = STANDARD
@@ -280,23 +280,23 @@ FIXED_NETWORK: Final = Rule(cel=(Cel(
 INTERFACE_TYPES: Final = ("vlan", "physical", "pf", "vf", "ovn", "service")
 
 
-class Vlan(Part):
+class Vlan(Part, frozen=True):
     vlan_id: int = field(name="vlanID")
     parent_interface_ref: str
 
 
-class Physical(Part):
+class Physical(Part, frozen=True):
     interface_name: str
 
 
-class Pf(Part):
+class Pf(Part, frozen=True):
     RULE: ClassVar[Rule] = FIXED_NETWORK
 
     pf_id: int = field(name="pfID")
     virtual_network: str | None = None
 
 
-class Vf(Part):
+class Vf(Part, frozen=True):
     RULE: ClassVar[Rule] = FIXED_NETWORK
 
     vf_id: int = field(name="vfID")
@@ -305,7 +305,7 @@ class Vf(Part):
     virtual_network: str | None = None
 
 
-class ServiceDef(Part):
+class ServiceDef(Part, frozen=True):
     RULE: ClassVar[Rule] = FIXED_NETWORK
 
     service_id: str = field(name="serviceID")
@@ -314,7 +314,7 @@ class ServiceDef(Part):
     virtual_network: str | None = None
 
 
-class ServiceInterfaceSpec(Part):
+class ServiceInterfaceSpec(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
         "self.interfaceType == 'ovn' || " + " || ".join(
             f"(self.interfaceType == '{t}' && has(self.{t}))" for t in ("vlan", "pf", "vf", "physical", "service")),
@@ -330,7 +330,7 @@ class ServiceInterfaceSpec(Part):
     service: ServiceDef | None = None
 
 
-class ServiceInterface(ServiceKind):
+class ServiceInterface(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "ServiceInterface"
     PLURAL: ClassVar[str] = "serviceinterfaces"
     COLUMNS: ClassVar[tuple[Column, ...]] = (
@@ -340,17 +340,17 @@ class ServiceInterface(ServiceKind):
     status: Status | None = None
 
 
-class ServiceInterfaceTemplate(Part):
+class ServiceInterfaceTemplate(Part, frozen=True):
     spec: ServiceInterfaceSpec
     metadata: Metadata | None = None
 
 
-class ServiceInterfaceSetSpec(Part):
+class ServiceInterfaceSetSpec(Part, frozen=True):
     template: ServiceInterfaceTemplate
     node_selector: LabelSelector | None = None
 
 
-class ServiceInterfaceSet(ServiceKind):
+class ServiceInterfaceSet(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "ServiceInterfaceSet"
     PLURAL: ClassVar[str] = "serviceinterfacesets"
     COLUMNS: ClassVar[tuple[Column, ...]] = (
@@ -361,19 +361,19 @@ class ServiceInterfaceSet(ServiceKind):
     status: SetStatus | None = None
 
 
-class ServiceInterfaceSetTemplate(Part):
+class ServiceInterfaceSetTemplate(Part, frozen=True):
     spec: ServiceInterfaceSetSpec
     metadata: Metadata | None = None
 
 
-class DpuServiceInterfaceSpec(Part):
+class DpuServiceInterfaceSpec(Part, frozen=True):
     """`cluster_selector` is read by nothing (services.md 1.8)."""
 
     template: ServiceInterfaceSetTemplate
     cluster_selector: LabelSelector | None = None
 
 
-class DpuServiceInterface(ServiceKind):
+class DpuServiceInterface(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUServiceInterface"
     PLURAL: ClassVar[str] = "dpuserviceinterfaces"
     COLUMNS: ClassVar[tuple[Column, ...]] = (
@@ -388,14 +388,14 @@ class DpuServiceInterface(ServiceKind):
 # --- DPUDeployment (1.4)
 
 
-class ServiceRef(Part):
+class ServiceRef(Part, frozen=True):
     """One service of a DPUDeployment: names of a DPUServiceTemplate and a DPUServiceConfiguration."""
 
     service_template: str
     service_configuration: str
 
 
-class DeploymentService(Part):
+class DeploymentService(Part, frozen=True):
     """A port of one of the deployment's own services."""
 
     name: str
@@ -403,7 +403,7 @@ class DeploymentService(Part):
     ipam: Ipam | None = None
 
 
-class DeploymentPort(Part):
+class DeploymentPort(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
         "has(self.service) != has(self.serviceInterface)", "either service or serviceInterface must be specified"),))
 
@@ -411,16 +411,16 @@ class DeploymentPort(Part):
     service_interface: ChainInterface | None = None
 
 
-class DeploymentSwitch(Part):
+class DeploymentSwitch(Part, frozen=True):
     ports: Annotated[tuple[DeploymentPort, ...], FEW]
 
 
-class DeploymentChains(Part):
+class DeploymentChains(Part, frozen=True):
     switches: Annotated[tuple[DeploymentSwitch, ...], FEW]
     upgrade_policy: Annotated[UpgradePolicy | None, UPGRADE] = None
 
 
-class DeploymentDpuSet(Part):
+class DeploymentDpuSet(Part, frozen=True):
     """One DPUSet to make. Two equal suffixes are accepted and misbehave (services.md 2.2.4)."""
 
     RULE: ClassVar[Rule] = Rule(cel=(no_dpf_keys("dpuAnnotations"),))
@@ -431,21 +431,21 @@ class DeploymentDpuSet(Part):
     dpu_annotations: Annotated[Labels, Rule(max_properties=50)] = {}
 
 
-class DeploymentDpus(Part):
+class DeploymentDpus(Part, frozen=True):
     bfb: str
     flavor: str
     dpu_sets: Annotated[tuple[DeploymentDpuSet, ...], FEW] = ()
     node_effect: NodeEffect | None = None
 
 
-class DpuDeploymentSpec(Part):
+class DpuDeploymentSpec(Part, frozen=True):
     dpus: DeploymentDpus
     services: Mapping[str, ServiceRef]
     service_chains: DeploymentChains
     revision_history_limit: Annotated[int | None, Rule(default=10, format="int32")] = None
 
 
-class DpuDeployment(ServiceKind):
+class DpuDeployment(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUDeployment"
     PLURAL: ClassVar[str] = "dpudeployments"
     COLUMNS: ClassVar[tuple[Column, ...]] = STANDARD
@@ -457,7 +457,7 @@ class DpuDeployment(ServiceKind):
 # --- DPUServiceTemplate and DPUServiceConfiguration (1.5, 1.6)
 
 
-class DpuServiceTemplateSpec(Part):
+class DpuServiceTemplateSpec(Part, frozen=True):
     """`resource_requirements` is what one DPU needs for this service."""
 
     deployment_service_name: str
@@ -465,13 +465,13 @@ class DpuServiceTemplateSpec(Part):
     resource_requirements: Quantities | None = None
 
 
-class DpuServiceTemplateStatus(Part):
+class DpuServiceTemplateStatus(Part, frozen=True):
     conditions: Conditions = ()
     observed_generation: Int64 = 0
     versions: Mapping[str, str] = {}
 
 
-class DpuServiceTemplate(ServiceKind):
+class DpuServiceTemplate(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUServiceTemplate"
     PLURAL: ClassVar[str] = "dpuservicetemplates"
     COLUMNS: ClassVar[tuple[Column, ...]] = STANDARD
@@ -480,11 +480,11 @@ class DpuServiceTemplate(ServiceKind):
     status: DpuServiceTemplateStatus | None = None
 
 
-class ConfigurationChart(Part):
+class ConfigurationChart(Part, frozen=True):
     values: Values = None
 
 
-class ConfigurationDaemonSet(Part):
+class ConfigurationDaemonSet(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(
         no_dpf_keys("labels", "labels ", but="key == 'svc.dpu.nvidia.com/custom-flows'"),
         no_dpf_keys("annotations", "annotations "),
@@ -496,7 +496,7 @@ class ConfigurationDaemonSet(Part):
     resources: Quantities | None = None
 
 
-class ServiceConfiguration(Part):
+class ServiceConfiguration(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
         "!(has(self.deployInCluster) && has(self.configPorts))",
         "configPorts cannot be set when deployInCluster is true"),))
@@ -507,7 +507,7 @@ class ServiceConfiguration(Part):
     config_ports: ConfigPorts | None = None
 
 
-class ServiceInterfaceTemplateRef(Part):
+class ServiceInterfaceTemplateRef(Part, frozen=True):
     """An interface of the service; `network` is a NAD, `name` or `namespace/name`."""
 
     name: str
@@ -515,7 +515,7 @@ class ServiceInterfaceTemplateRef(Part):
     virtual_network: str | None = None
 
 
-class DpuServiceConfigurationSpec(Part):
+class DpuServiceConfigurationSpec(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(
         # upstream: fails to evaluate, and so refuses, when serviceConfiguration is absent (services.md 1.6)
         Cel("!has(self.interfaces) || self.serviceConfiguration.deployInCluster == false || "
@@ -532,7 +532,7 @@ class DpuServiceConfigurationSpec(Part):
     upgrade_policy: Annotated[UpgradePolicy | None, UPGRADE] = None
 
 
-class DpuServiceConfiguration(ServiceKind):
+class DpuServiceConfiguration(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUServiceConfiguration"
     PLURAL: ClassVar[str] = "dpuserviceconfigurations"
 
@@ -543,14 +543,14 @@ class DpuServiceConfiguration(ServiceKind):
 # --- DPUServiceCredentialRequest (1.7)
 
 
-class NamespacedName(Part):
+class NamespacedName(Part, frozen=True):
     """An absent namespace is read as `default`."""
 
     name: str
     namespace: str | None = None
 
 
-class DpuServiceCredentialRequestSpec(Part):
+class DpuServiceCredentialRequestSpec(Part, frozen=True):
     service_account: NamespacedName
     secret: NamespacedName
     type: Annotated[str, Rule(enum=("kubeconfig", "tokenFile"))]
@@ -559,7 +559,7 @@ class DpuServiceCredentialRequestSpec(Part):
     metadata: Metadata | None = None
 
 
-class DpuServiceCredentialRequestStatus(Part):
+class DpuServiceCredentialRequestStatus(Part, frozen=True):
     conditions: Conditions = ()
     observed_generation: Int64 = 0
     service_account: str | None = None
@@ -569,7 +569,7 @@ class DpuServiceCredentialRequestStatus(Part):
     issued_at: Annotated[str, Rule(format="date-time")] = ""
 
 
-class DpuServiceCredentialRequest(ServiceKind):
+class DpuServiceCredentialRequest(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUServiceCredentialRequest"
     PLURAL: ClassVar[str] = "dpuservicecredentialrequests"
     COLUMNS: ClassVar[tuple[Column, ...]] = STANDARD
@@ -581,11 +581,11 @@ class DpuServiceCredentialRequest(ServiceKind):
 # --- DPUServiceIPAM and DPUServiceNAD (1.10, 1.11)
 
 
-class Route(Part):
+class Route(Part, frozen=True):
     dst: str
 
 
-class Ipv4Network(Part):
+class Ipv4Network(Part, frozen=True):
     """A range cut into one prefix per node."""
 
     network: str
@@ -597,7 +597,7 @@ class Ipv4Network(Part):
     routes: tuple[Route, ...] = ()
 
 
-class Ipv4Subnet(Part):
+class Ipv4Subnet(Part, frozen=True):
     """One subnet, shared by blocks of addresses per node."""
 
     subnet: str
@@ -607,7 +607,7 @@ class Ipv4Subnet(Part):
     routes: tuple[Route, ...] = ()
 
 
-class DpuServiceIpamSpec(Part):
+class DpuServiceIpamSpec(Part, frozen=True):
     """`cluster_selector` is read by nothing (services.md 1.10)."""
 
     metadata: Metadata | None = None
@@ -617,7 +617,7 @@ class DpuServiceIpamSpec(Part):
     ipv4_subnet: Ipv4Subnet | None = field(name="ipv4Subnet", default=None)
 
 
-class DpuServiceIpam(ServiceKind):
+class DpuServiceIpam(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUServiceIPAM"
     PLURAL: ClassVar[str] = "dpuserviceipams"
     COLUMNS: ClassVar[tuple[Column, ...]] = STANDARD
@@ -626,7 +626,7 @@ class DpuServiceIpam(ServiceKind):
     status: Status | None = None
 
 
-class DpuServiceNadSpec(Part):
+class DpuServiceNadSpec(Part, frozen=True):
     resource_type: Annotated[str, Rule(enum=("vf", "sf", "veth"))]
     bridge: str = ""
     mtu: int | None = None
@@ -634,13 +634,13 @@ class DpuServiceNadSpec(Part):
     metadata: Metadata | None = None
 
 
-class DpuServiceNadStatus(Part):
+class DpuServiceNadStatus(Part, frozen=True):
     """No observedGeneration (services.md 1.11)."""
 
     conditions: Conditions = ()
 
 
-class DpuServiceNad(ServiceKind):
+class DpuServiceNad(ServiceKind, frozen=True):
     KIND: ClassVar[str] = "DPUServiceNAD"
     PLURAL: ClassVar[str] = "dpuservicenads"
 

@@ -6,7 +6,7 @@ A row per kind: a function that begins the fault and returns what ends it (nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from twin.backends.base import NotFound
 from twin.model import faults as f
@@ -21,6 +21,7 @@ from twin.sim.volume import file_of
 from twin.sim.world import World
 
 Heal = Callable[[], None]
+T = TypeVar("T")
 BFB_ROOT: Final = "/bfb"
 WEBHOOK_DOWN: Final = "dial tcp 10.96.0.20:443: connect: connection refused"
 
@@ -41,6 +42,16 @@ def begin(world: World, fault: Any, for_s: float | None) -> None:
     world.env.call_at(ns(for_s), end)
 
 
+def _each(items: Iterable[T], do: Callable[[T], object]) -> Heal:
+    """Does this to every item, later."""
+
+    def heal() -> None:
+        for item in items:
+            do(item)
+
+    return heal
+
+
 def _names(world: World, fault: Any, field: str) -> tuple[str, ...]:
     return f.targets(fault, field, world.fleet)
 
@@ -57,7 +68,7 @@ def _power(world: World, hosts: Iterable[SimHost]) -> Heal:
     for host in struck:
         world.chronicle.fault_began(host, world.env.now)
         world.hosts.power_off(host)
-    return lambda: [world.hosts.power_on(h) for h in struck] and None
+    return _each(struck, lambda h: world.hosts.power_on(h))
 
 
 def _host_power(world: World, fault: f.HostPower) -> Heal:
@@ -72,7 +83,7 @@ def _host_lost(world: World, fault: f.HostLost) -> Heal:
     hosts = _hosts(world, fault)
     for host in hosts:
         world.retire(host.name)
-    return lambda: [world.return_to_service(h.name) for h in hosts] and None
+    return _each(hosts, lambda h: world.return_to_service(h.name))
 
 
 def _host_rebooted(world: World, fault: f.HostRebooted) -> None:
@@ -84,7 +95,7 @@ def _reboot_fails(world: World, fault: f.RebootFails) -> Heal:
     hosts = _names(world, fault, "host")
     for host in hosts:
         world.dms.fail_reboots(host, fault.attempts)
-    return lambda: [world.dms.heal_attempts(h) for h in hosts] and None
+    return _each(hosts, lambda h: world.dms.heal_attempts(h))
 
 
 def _bridge_missing(world: World, fault: f.BridgeMissing) -> Heal:
@@ -106,21 +117,21 @@ def _dms_unreachable(world: World, fault: f.DmsUnreachable) -> Heal:
     hosts = _names(world, fault, "host")
     for host in hosts:
         world.dms.unreachable(host, fault.how)
-    return lambda: [world.dms.unreachable(h, "") for h in hosts] and None
+    return _each(hosts, lambda h: world.dms.unreachable(h, ""))
 
 
 def _dms_slow(world: World, fault: f.DmsSlow) -> Heal:
     hosts = _names(world, fault, "host")
     for host in hosts:
         world.dms.slow(host, fault.factor)
-    return lambda: [world.dms.slow(h, 1.0) for h in hosts] and None
+    return _each(hosts, lambda h: world.dms.slow(h, 1.0))
 
 
 def _dms_error(world: World, fault: f.DmsError) -> Heal:
     hosts = _names(world, fault, "host")
     for host in hosts:
         world.dms.answer_error(host, fault.code, fault.message, fault.command)
-    return lambda: [world.dms.answer_error(h) for h in hosts] and None
+    return _each(hosts, lambda h: world.dms.answer_error(h))
 
 
 def _dms_pod_lost(world: World, fault: f.DmsPodLost) -> None:
@@ -135,21 +146,21 @@ def _install_fails(world: World, fault: f.InstallFails) -> Heal:
     dpus = _names(world, fault, "dpu")
     for dpu in dpus:
         world.dms.fail_installs(dpu, fault.attempts, fault.message)
-    return lambda: [world.dms.heal_attempts(d) for d in dpus] and None
+    return _each(dpus, lambda d: world.dms.heal_attempts(d))
 
 
 def _network_script_fails(world: World, fault: f.NetworkScriptFails) -> Heal:
     dpus = _names(world, fault, "dpu")
     for dpu in dpus:
         world.dms.fail_network(dpu, fault.attempts)
-    return lambda: [world.dms.heal_attempts(d) for d in dpus] and None
+    return _each(dpus, lambda d: world.dms.heal_attempts(d))
 
 
 def _join_fails(world: World, fault: f.JoinFails) -> Heal:
     dpus = [world.hosts.dpus[n] for n in _names(world, fault, "dpu")]
     for dpu in dpus:
         world.hosts.allow_join(dpu, False)
-    return lambda: [world.hosts.allow_join(d, True) for d in dpus] and None
+    return _each(dpus, lambda d: world.hosts.allow_join(d, True))
 
 
 def _dpu_reset(world: World, fault: f.DpuReset) -> None:
@@ -161,7 +172,7 @@ def _dpu_link_down(world: World, fault: f.DpuLinkDown) -> Heal:
     dpus = [world.hosts.dpus[n] for n in _names(world, fault, "dpu")]
     for dpu in dpus:
         world.hosts.set_p0(dpu, False)
-    return lambda: [world.hosts.set_p0(d, True) for d in dpus] and None
+    return _each(dpus, lambda d: world.hosts.set_p0(d, True))
 
 
 def _part_unknown(world: World, fault: f.PartUnknown) -> Heal:
@@ -186,7 +197,7 @@ def _image_server(change: Callable[[World, str, Any], None], heal: Callable[[Wor
         servers = _names(world, fault, "server")
         for name in servers:
             change(world, name, fault)
-        return lambda: [heal(world, n) for n in servers] and None
+        return _each(servers, lambda n: heal(world, n))
 
     return effect
 
@@ -291,7 +302,7 @@ def _watch_broken(world: World, fault: f.WatchBroken) -> Heal:
     caches = world.caches(fault.controller)
     for cache in caches:
         cache.connected = False
-    return lambda: [c.relist() for c in caches] and None
+    return _each(caches, lambda c: c.relist())
 
 
 def _watch_duplicate(world: World, fault: f.WatchDuplicate) -> Heal:

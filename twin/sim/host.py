@@ -62,7 +62,7 @@ class SimHost:
     `rshim_taken`: something else on the host owns rshim, so the DMS pod's rshim-preflight fails.
     """
 
-    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "default_route", "dpus", "ip", "mtu", "name",
+    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "dark", "default_route", "dpus", "ip", "mtu", "name",
                  "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "vfs")
 
     def __init__(self, record: Host) -> None:
@@ -73,6 +73,7 @@ class SimHost:
         self.state = UP
         self.boot_ns = -86_400 * SECOND  # up for a day when the run starts
         self.boots = 0
+        self.dark = 0  # how many power cuts are on it
         self.timer: Call | None = None
         self.br_dpu = self.default_route = record.oob_bridge
         self.route_check = True
@@ -153,13 +154,18 @@ class Hosts:
             self._env.call_at(ns(delay), self._drop, host, operation, host.boots)
 
     def power_off(self, host: SimHost) -> None:
-        """No power until `power_on`: the host is off the network, its cards are dark."""
+        """No power until as many `power_on`: the host is off the network, its cards are dark."""
+        host.dark += 1
+        if host.dark > 1:
+            return
         self._down(host, OFF, "power-off")
         for dpu in host.dpus:
             self._set(dpu, dev.power_off(dpu.device))
 
     def power_on(self, host: SimHost) -> None:
-        if host.state != OFF:
+        if host.dark:
+            host.dark -= 1
+        if host.dark or host.state != OFF:
             return
         self._boot(host, "host-power-cycle")
         for dpu in host.dpus:

@@ -170,7 +170,7 @@ class Trace:
         self.faults: list[Fault] = []
         self.asks: list[Asked] = []
         self.versions: list[Version] = []
-        self.records = 0
+        self._flushed = 0
         self.device_changes: dict[str, int] = {}
         self._phases: list[PhaseRow] = []
         self._outages: list[SpanRow] = []
@@ -286,10 +286,15 @@ class Trace:
         if self._buffer:
             lines = _encoder.encode_lines(self._buffer)
             self._hash.update(lines)
-            self.records += len(self._buffer)
+            self._flushed += len(self._buffer)
             self._buffer.clear()
             if self.keep:
                 self._chunks.append(lines)
+
+    @property
+    def records(self) -> int:
+        """How many records there are so far."""
+        return self._flushed + len(self._buffer)
 
     @property
     def digest(self) -> str:

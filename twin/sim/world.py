@@ -87,7 +87,7 @@ class World:
         self._runners: list[Runner] = []
         self._neighbour_cache = Cache(self.host_cluster)
         self._neighbour_caches: dict[int, Cache] = {}
-        self.actors: dict[str, tuple[Actor, Runner]] = {}
+        self.actors: dict[str, tuple[Any, Runner]] = {}
         self.managers: dict[str, Manager] = {}
         self.failing_jobs: list[Sequence[str]] = []
         """Patterns of Jobs whose pods fail."""
