@@ -60,6 +60,17 @@ def test_a_power_cut_darkens_the_rack_until_power_is_back() -> None:
     assert rig.dpu.device.powered
 
 
+def test_of_two_power_cuts_that_overlap_the_last_to_end_lets_the_host_boot() -> None:
+    rig = Rig()
+    for change in (rig.hosts.power_off, rig.hosts.power_off, rig.hosts.power_on):
+        change(rig.host)
+    rig.seconds(1000)
+    assert not rig.host.up
+    rig.hosts.power_on(rig.host)
+    rig.seconds(401)
+    assert rig.host.up
+
+
 def test_power_lost_during_boot_starts_the_boot_over() -> None:
     rig = Rig()
     rig.hosts.reboot(rig.host)

@@ -62,8 +62,8 @@ class SimHost:
     `rshim_taken`: something else on the host owns rshim, so the DMS pod's rshim-preflight fails.
     """
 
-    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "dark", "default_route", "dpus", "ip", "mtu", "name",
-                 "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "vfs")
+    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "dark", "default_route", "dpus", "ip", "mtu",
+                 "name", "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "vfs")
 
     def __init__(self, record: Host) -> None:
         self.record = record
