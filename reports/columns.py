@@ -228,8 +228,12 @@ def columns(kind: str, *, wide: bool = False) -> tuple[Column, ...]:
     return tuple(c for c in found if wide or not c.wide)
 
 
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """Columns three spaces apart, as kubectl aligns them; no line ends in spaces."""
-    cells = [[h.upper() for h in headings], *rows]
+def table(headings: list[str], rows: list[list[str]], *, ruled: bool = False) -> str:
+    """Columns three spaces apart, as kubectl aligns them; no line ends in spaces.
+
+    Headings are in capitals (`get`), or as they are above a line of dashes (`describe`).
+    """
+    head = [headings, ["-" * len(h) for h in headings]] if ruled else [[h.upper() for h in headings]]
+    cells = [*head, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
     return "".join("   ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() + "\n" for row in cells)

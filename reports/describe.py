@@ -125,7 +125,7 @@ def _indented(text: str) -> list[str]:
 def _conditions(conditions: Sequence[Mapping[str, str]], now: float) -> str:
     return table(["Type", "Status", "Since", "Reason", "Message"],
                  [[c.get("type", ""), c.get("status", ""), age(now, c.get("lastTransitionTime", "")),
-                   c.get("reason", ""), c.get("message", "")] for c in conditions])
+                   c.get("reason", ""), c.get("message", "")] for c in conditions], ruled=True)
 
 
 def _way(folder: RunFolder, obj: Json, at_s: float) -> list[str]:
@@ -138,11 +138,11 @@ def _way(folder: RunFolder, obj: Json, at_s: float) -> list[str]:
         return ["Phases:  <not recorded>"]
     rows = [[r["phase"], duration(r["start_s"]), duration(min(r["end_s"], at_s) - r["start_s"]),
              str(r["attempt"]), r["outcome"] if r["end_s"] <= at_s else "open"] for r in phases]
-    out = ["Phases:", *_indented(table(["Phase", "From", "For", "Provisioning", "Outcome"], rows))]
+    out = ["Phases:", *_indented(table(["Phase", "From", "For", "Provisioning", "Outcome"], rows, ruled=True))]
     if waits:
         out += ["Waits:", *_indented(table(["Constraint", "From", "For"], [
             [r["constraint"], duration(r["start_s"]), duration(min(r["end_s"], at_s) - r["start_s"])
-             + (" so far" if r["end_s"] > at_s else "")] for r in waits]))]
+             + (" so far" if r["end_s"] > at_s else "")] for r in waits], ruled=True))]
     return out
 
 
@@ -173,4 +173,4 @@ def _events(obj: Json, kube_events: Sequence[Json], now: float) -> list[str]:
         seen = f"{last} (x{count} over {age(now, e.get('firstTimestamp', ''))})" if count > 1 else last
         source = e.get("reportingComponent") or e.get("source", {}).get("component", "")
         rows.append([e.get("type", ""), e.get("reason", ""), seen, source, e.get("message", "")])
-    return ["Events:", *_indented(table(["Type", "Reason", "Age", "From", "Message"], rows))]
+    return ["Events:", *_indented(table(["Type", "Reason", "Age", "From", "Message"], rows, ruled=True))]

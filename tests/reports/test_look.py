@@ -188,7 +188,7 @@ def test_describe_shows_kubernetes_events_of_that_object_only(make_run: Callable
 
     assert out.count("the DPU is ready") == 2
     assert "Phases:  <not recorded>" in out
-    assert "Conditions:\n  TYPE " in out
+    assert "Conditions:\n  Type " in out
 
 
 def test_what_a_secret_holds_is_neither_recorded_nor_shown(run: RunFolder) -> None:
