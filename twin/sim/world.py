@@ -13,12 +13,12 @@ from typing import Any
 from twin.actors.actor import Actor
 from twin.actors.joining import Joining
 from twin.backends.base import KubeApi, Operation, Settings
-from twin.model.core import Namespace, Node, NodeStatus, PodDisruptionBudget, Secret
+from twin.model.core import Namespace, Node, NodeSpec, NodeStatus, PodDisruptionBudget, Secret
 from twin.model.faults import fitting
 from twin.model.fleet import DMS_PORT, Fleet
 from twin.model.meta import Condition, Key, Object, ObjectMeta, format_time, replace
 from twin.model.provisioning import (
-    DmsAddress, Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeSpec, DpuRef, NodeAddress, NodeRebootMethod, ScriptReboot,
+    DmsAddress, Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeSpec, DpuRef, NodeAddress, NodeRebootMethod, ScriptReboot, Taint,
 )
 from twin.model.timing import Timing
 from twin.runtime.reconcile import DONE, Context, Controller, Reconciler, Result
@@ -137,6 +137,7 @@ class World:
             self.host_cluster.create(Node(
                 metadata=ObjectMeta(name=node.name, labels={
                     "kubernetes.io/hostname": node.name, "node-role.kubernetes.io/control-plane": ""}),
+                spec=NodeSpec(taints=(Taint(key="node-role.kubernetes.io/control-plane", effect="NoSchedule"),)),
                 status=NodeStatus(
                     addresses=(NodeAddress(type="InternalIP", address=node.ip),),
                     conditions=(Condition(type="Ready", status="True", reason="KubeletReady",
