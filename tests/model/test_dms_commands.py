@@ -98,9 +98,3 @@ def test_a_register_value_that_is_no_number_is_worded_as_go_does() -> None:
     ("0000-2b-00", "0000:2b:00", "2b:00"), ("2b-00", "0000:2b:00", "2b:00"), ("0001:a2:00", "0001:a2:00", "a2:00")])
 def test_pci_addresses_are_written_as_their_reader_wants_them(text: str, with_domain: str, without: str) -> None:
     assert (c.pci_address(text), c.pci_without_domain(text)) == (with_domain, without)
-
-
-def test_only_cycle_reset_and_skip_are_reboot_commands() -> None:
-    assert (c.reboot_command(None, "reset"), c.reboot_command("skip", "reset")) == ("reset", "skip")
-    with pytest.raises(ValueError, match="'off'"):
-        c.reboot_command("off", "reset")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from twin.model import dms_commands as commands
+from twin.model import fleet_file
 from twin.model.device import Device
-from twin.model.fleet import MODELS, Card
+from twin.model.fleet import GI
 from twin.model.parts import PARTS, Capacity, UnknownPart, capacity, fits, flint_fields, quantity
 
 BIG = Capacity(16, 32)
@@ -42,13 +43,12 @@ def test_a_description_with_cores_and_memory_is_enough() -> None:
     assert capacity(printed("X", "Some card; 12 Arm cores; 24GB on-board DDR; FHHL")) == Capacity(12, 24)
 
 
-def test_every_model_of_a_generated_fleet_is_known() -> None:
-    for m in MODELS.values():
-        card = Card("d", "h", "r", 0, "0000-2b-00", m.name, m.opn, m.psid, "MT1", m.cores, m.memory_bytes, "p0", 2,
-                    "", "", "32.41.1000")
-        board = commands.board(card)
-        text = printed(board.part_number, board.description)
-        assert capacity(text) == Capacity(m.cores, m.memory_bytes // 2**30), m.name
+@pytest.mark.parametrize("dpu", [*({"model": p.model} for p in PARTS.values()),
+                                 {"model": "Z9", "cores": 12, "memory_bytes": "24Gi"}], ids=lambda d: d["model"])
+def test_a_card_of_a_fleet_says_its_size_whether_or_not_a_table_knows_it(dpu: dict[str, object]) -> None:
+    card = fleet_file.from_data({"generate": {"dpu": dpu}}).cards[0]
+    board = commands.board(card)
+    assert capacity(printed(board.part_number, board.description)) == Capacity(card.cores, card.memory_bytes // GI)
 
 
 def test_an_unknown_part_is_said_with_its_number() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.sim.hardware import BFB, Rig
 from twin.backends.base import DmsTarget, RpcError
+from twin.model import device as dev
 from twin.model import dms_commands as c
 from twin.model import parts, timing_profile
 from twin.model.device import Arm
@@ -309,12 +310,10 @@ def test_an_unknown_command_is_refused_as_a_shell_would(rig: Rig) -> None:
         rig.client.get(rig.target(), c.query_firmware("0000-99-00"))
 
 
-def test_a_disguised_card_cannot_be_sized(rig: Rig) -> None:
-    rig.hosts.disguise(rig.dpu, "900-9D3XX-00XX-XX0")
+def test_a_card_that_says_nothing_of_itself_cannot_be_sized(rig: Rig) -> None:
+    rig.dpu.board = c.Board("900-9D3XX-00XX-XX0", "N/A", "N/A")
     with pytest.raises(parts.UnknownPart, match="900-9D3XX"):
         parts.capacity(rig.client.get(rig.target(), c.query_card(PCI)))
-    rig.hosts.disguise(rig.dpu)
-    assert parts.capacity(rig.client.get(rig.target(), c.query_card(PCI))).cores == 16
 
 
 # --- reaching it
@@ -422,9 +421,9 @@ class _Sleeper:
     (c.UPTIME, lambda r: r.dms.stop(r.host.name), True),
     (c.UPTIME, lambda r: r.dms.unreachable(r.host.name, "black-hole"), True),
     (c.UPTIME, lambda r: r.dms.slow(r.host.name, 2), True),
-    (c.UPTIME, lambda r: r.hosts.disguise(r.dpu, "x"), False),
+    (c.UPTIME, lambda r: r.hosts.reset_dpu(r.dpu), False),
     (c.query_firmware(PCI), lambda r: r.hosts.reset_dpu(r.dpu), True),
-    (c.query_card(PCI), lambda r: r.hosts.disguise(r.dpu, "x"), True),
+    (c.query_card(PCI), lambda r: r.hosts.change(r.dpu, dev.set_mode(r.dpu.device, "nic")), True),
     (c.query_card(PCI), lambda r: r.hosts.set_bridge(r.host, br_dpu=False), False),
 ])
 def test_a_pass_is_stale_when_what_it_read_changes(rig: Rig, command: str, change: Any, stale: bool) -> None:

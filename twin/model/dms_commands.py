@@ -23,7 +23,6 @@ EXEC_TIMEOUT_S: Final = 900
 """dmsd ends a command after this many seconds (provisioning.md 3.1)."""
 
 UPTIME: Final = "cat /proc/uptime"
-POWER_COMMANDS: Final = ("cycle", "reset", "skip")
 
 
 # --- PCI addresses
@@ -95,18 +94,6 @@ def reboot_host(pci: str, command: str) -> tuple[str, ...]:
 
 def checksum(path: str) -> tuple[str, ...]:
     return ("md5sum", path)
-
-
-def reboot_command(annotation: str | None, default: str) -> str:
-    """The power command that a DPUNode annotation asks for (provisioning.md 1.11).
-
-    Raises:
-        ValueError: neither cycle, reset nor skip.
-    """
-    value = default if annotation is None else annotation
-    if value not in POWER_COMMANDS:
-        raise ValueError(f"invalid reboot command {value!r}, must be one of {', '.join(POWER_COMMANDS)}")
-    return value
 
 
 # --- answers as controllers read them
@@ -311,11 +298,6 @@ def board(card: Card) -> Board:
         return Board(part.opn, card.psid or part.psid, part.description)
     return Board(card.opn, card.psid or "N/A", f"NVIDIA BlueField-3 {card.model} DPU; {card.cores} Arm cores; "
                                                f"{card.memory_bytes // GI}GB on-board DDR; integrated BMC")
-
-
-def unknown_board(opn: str) -> Board:
-    """An engineering sample: no table knows its number, and its description says no sizes."""
-    return Board(opn, "N/A", "N/A")
 
 
 def print_flint(board: Board, d: Device, *, full: bool = False) -> str:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from twin.model import device as dev
 from twin.model.device import Arm, Device
-from twin.model.dms_commands import Board, board, pci_address, unknown_board
+from twin.model.dms_commands import Board, board, pci_address
 from twin.model.fleet import GI, Card, Host
 from twin.model.timing import Timing
 from twin.sim.clock import SECOND, Call, TwinEnvironment, ns
@@ -307,11 +307,6 @@ class Hosts:
             self._install_ended(dpu, "")
         elif dpu.device.arm == Arm.HUNG:
             self._note("hung", dpu.host.name, dpu.name)
-
-    def disguise(self, dpu: SimDpu, opn: str = "") -> None:
-        """The card reports this part number, which no table knows; '' for its own again."""
-        dpu.board = unknown_board(opn) if opn else board(dpu.card)
-        touch(self.readers, ("device", dpu.name))
 
     def reset_dpu(self, dpu: SimDpu) -> None:
         """Somebody resets the card outside DPF: the host's side of its VFs is stale until its network is set up anew.
