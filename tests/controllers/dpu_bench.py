@@ -80,6 +80,10 @@ def true(type_: str, since: str = "2025-05-01T00:00:00Z") -> Condition:
     return Condition(type=type_, status="True", reason=type_, last_transition_time=since)
 
 
+def false(type_: str, reason: str) -> Condition:
+    return Condition(type=type_, status="False", reason=reason, last_transition_time="2025-05-01T00:00:00Z")
+
+
 class Bench:
     """`at(phase)` puts a DPU into a phase; `run(seconds)` lets the controller work; `is_(...)` says where it stands."""
 
@@ -94,6 +98,8 @@ class Bench:
         self.kube = ApiServer(self.env, self.trace, lag_ns=1_000_000)
         self.dpu_clusters: dict[str, ApiServer] = {}
         self.writes: list[str] = []
+        self.told: list[tuple[str, str, str]] = []
+        """Every (status, reason, message) that any condition of any DPU was given, in order."""
         links = Links(self.env)
         self.volume = SimVolume(self.env, links, self.fleet.image_servers, bandwidth_bytes_per_s=10**10)
         self.hosts = Hosts(self.env, self.timing, self.fleet.hosts, join=self._join)
@@ -111,6 +117,7 @@ class Bench:
             on_pass=lambda *_: None, on_error=lambda *_: None,
             on_effect=lambda process, what, over: self._effect(what, over)),
             "provisioning", [Controller("dpu", "provisioning", DpuReconciler.make)], 0, lambda index: ())
+        self.kube.observers.setdefault(Dpu, []).append(self._tell)
         for name in (NS, "default", "kube-system"):
             self.create(Namespace(metadata=meta(name, "")))
         self._installation()
@@ -262,11 +269,17 @@ class Bench:
         self.manager.start()
 
     def until(self, phase: str, limit_s: float = 7200.0) -> Bench:
-        """Run until the DPU is in this phase."""
-        end = self.env.now + round(limit_s * SECOND)
-        while self.phase() != phase:
-            assert self.env.now < end, f"still in {self.phase()}: {self.status().conditions[-1:]}"
-            self.run(1.0)
+        """Run until the DPU comes to this phase."""
+
+        def look(old: Object | None, new: Object | None, at: int) -> None:
+            if isinstance(new, Dpu) and new.status is not None and new.status.phase == phase:
+                self.env.stop()
+
+        observers = self.kube.observers.setdefault(Dpu, [])
+        observers.append(look)
+        self.run(limit_s)
+        observers.remove(look)
+        assert self.phase() == phase, f"still in {self.phase()}: {self.status().conditions[-1:]}"
         return self
 
     # --- looking
@@ -298,6 +311,25 @@ class Bench:
     @property
     def runner(self) -> Any:
         return self.manager.runners["dpu"]
+
+    def reasons(self) -> list[str]:
+        return [reason for _, reason, _ in self.told]
+
+    def _tell(self, old: Object | None, new: Object | None, at: int) -> None:
+        def said(dpu: Object | None) -> tuple[Condition, ...]:
+            return dpu.status.conditions if isinstance(dpu, Dpu) and dpu.status is not None else ()
+
+        self.told += [(c.status, c.reason, c.message) for c in said(new) if c not in said(old)]
+
+    def refuse(self, *verbs: str) -> None:
+        """The API server is away for requests of these verbs (`update`, `patch`, ...), but takes status writes."""
+        def hook(what: str, over: bool) -> None:
+            self.kube.down = what in verbs and not over
+
+        self.effect_hook = hook
+
+    def heal(self) -> None:
+        self.effect_hook, self.kube.down = None, False
 
     def _effect(self, what: str, over: bool) -> None:
         if over:

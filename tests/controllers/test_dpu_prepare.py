@@ -118,11 +118,13 @@ def test_a_dpu_with_a_chosen_cluster_does_not_ask_whether_it_is_ready() -> None:
 def test_an_allocation_that_the_server_refuses_is_told() -> None:
     bench = Bench()
     bench.dpu()
-    bench.effect_hook = lambda what, over: setattr(bench.kube, "down", bench.kube.down or what == "patch")
+    bench.refuse("patch")
     bench.run(0.1)
-    bench.kube.down = False
-    bench.effect_hook = None
-    bench.run(1)
+    status, reason, message = bench.is_("Initialized")
+    assert (status, reason) == ("False", "DPUClusterNotAllocated")
+    assert message.endswith("connect: connection refused")
+    bench.heal()
+    bench.run(6)
     assert bench.get(Dpu, bench.name).spec.cluster == DpuClusterRef(name="c1", namespace=NS)
 
 
