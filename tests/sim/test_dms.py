@@ -311,7 +311,7 @@ def test_an_unknown_command_is_refused_as_a_shell_would(rig: Rig) -> None:
 
 
 def test_a_card_that_says_nothing_of_itself_cannot_be_sized(rig: Rig) -> None:
-    rig.dpu.board = c.Board("900-9D3XX-00XX-XX0", "N/A", "N/A")
+    rig.dpu.board = c.unknown_board("900-9D3XX-00XX-XX0")
     with pytest.raises(parts.UnknownPart, match="900-9D3XX"):
         parts.capacity(rig.client.get(rig.target(), c.query_card(PCI)))
 

@@ -300,6 +300,11 @@ def board(card: Card) -> Board:
                                                f"{card.memory_bytes // GI}GB on-board DDR; integrated BMC")
 
 
+def unknown_board(opn: str) -> Board:
+    """An engineering sample: no table knows its number, and its description says no sizes."""
+    return Board(opn, "N/A", "N/A")
+
+
 def print_flint(board: Board, d: Device, *, full: bool = False) -> str:
     running = f"FW Version(Running):   {d.running}\n" if d.running != d.flash else ""
     what = f"Part Number:           {board.part_number}\nDescription:           {board.description}\n" if full else ""
