@@ -13,7 +13,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Wart:
-    """One wart. `issue` is upstream's number where there is one; `policy` the name of our fix, '' when we offer none."""
+    """One wart. `issue` is upstream's number where there is one; `policy` names our fix, '' when we offer none."""
 
     id: str
     what: str
@@ -101,6 +101,91 @@ WARTS: Final[tuple[Wart, ...]] = (
     Wart("node-effect-not-counted",
          "With several DPUs in a host the first to be Ready, in Error or deleted lifts the effect for all",
          "provisioning.md 6", policy="node-effect-ref-count"),
+
+    # --- webhooks
+    Wart("bfb-guard-compares-dpu-name",
+         "The BFB webhook compares the BFB's name with DPUs' own names, so DPUs in flight do not protect their BFB",
+         "provisioning.md 4.1", issue="4426349"),
+    Wart("empty-rolling-update-panics", "rollingUpdate without a value is answered with 500 and a Go panic",
+         "provisioning.md 9.2"),
+    Wart("annotation-error-misplaced",
+         "The refusal of a bad power-cycle annotation names a path that does not exist and leaves the value out",
+         "provisioning.md 9.2"),
+    Wart("webhook-prints-a-pointer", "The refusal of a strategy shows a Go struct with a pointer in it",
+         "provisioning.md 9.2"),
+
+    # --- BFB
+    Wart("bfb-shared-file-name",
+         "A BFB whose file is on the volume already is Ready with that file, whoever downloaded it from wherever",
+         "provisioning.md 4.1", issue="4143309", policy="bfb-unique-file-name"),
+    Wart("bfb-delete-removes-shared-file", "Deleting one of two BFBs of a file takes the file from the other",
+         "provisioning.md 4.1", policy="bfb-unique-file-name"),
+    Wart("bfb-versions-immutable",
+         "A BFB whose file is fetched again with other versions stays in Downloading: its status can never be written",
+         "provisioning.md 4.1, 10.1"),
+    Wart("bfb-unreadable-version-loop",
+         "A BFB whose versions cannot be read stays in Downloading, with an event every 5 s",
+         "provisioning.md 4.1, 10.1"),
+
+    # --- DPUSet
+    Wart("no-throttle-on-create", "A DPUSet makes the DPUs of all its devices at once, whatever maxUnavailable says",
+         "provisioning.md 5.1", policy="throttle-initial-create"),
+    Wart("sweep-of-unavailable",
+         "A roll-out deletes all outdated DPUs that are not available at once, outside its budget",
+         "provisioning.md 5.2, 10.1"),
+    Wart("deletes-again", "While a DPU is being deleted each pass of its DPUSet deletes it again and says so",
+         "provisioning.md 1.13", policy="dpuset-deletes-once"),
+    Wart("two-sets-one-device",
+         "Two DPUSets that select one device: the second fails for ever, and its later devices may never get a DPU",
+         "provisioning.md 5.1, 10.1", policy="dpuset-skips-taken-devices"),
+    Wart("dpuset-blind-to-dpunodes",
+         "A label put on a DPUNode or taken from it acts with the next device event or resync, up to 10 minutes later",
+         "provisioning.md 5.1", policy="dpuset-watches-dpunodes"),
+    Wart("dpuset-only-own-namespace", "A DPUSet outside the operator's namespace finds no DPUNodes, silently",
+         "provisioning.md 5.1", issue="4427091"),
+    Wart("ondelete-keeps-node-labels", "Changed cluster.nodeLabels reach existing DPUs under RollingUpdate only",
+         "provisioning.md 5.3"),
+    Wart("node-labels-never-removed", "A label taken out of cluster.nodeLabels stays on DPUs and Nodes",
+         "provisioning.md 5.3, 10.1"),
+    Wart("dpuset-gone-before-its-dpus", "A deleted DPUSet is gone while its DPUs are still being deleted",
+         "provisioning.md 5.4"),
+
+    # --- Node, DPUNode
+    Wart("dms-pod-not-recreated", "A DMS pod that is deleted is not made again while its DPUNode lives",
+         "provisioning.md 3.1, 10.1", policy="dms-pod-self-heal"),
+    Wart("dms-does-not-tolerate-nodeeffect", "A nodeEffect taint NoExecute evicts the DMS pod of its own host",
+         "provisioning.md 3.1"),
+    Wart("dms-pod-pending-for-ever", "A DMS pod that stays Pending never times out", "provisioning.md 2.5, 8.2"),
+    Wart("dpunode-ready-without-dms-pod", "A DPUNode without a DMS pod keeps the Ready condition it had",
+         "provisioning.md 8.2, 10.1", policy="dms-pod-self-heal"),
+    Wart("dpunode-checked-once", "A DMS server lost after its DPUNode was Ready shows at the next event or resync",
+         "provisioning.md 8.2", policy="dpunode-rechecks-dms"),
+    Wart("dpunode-keeps-node-labels", "Labels and annotations a Node has lost stay on its DPUNode",
+         "provisioning.md 8.1, 8.2", policy="dpunode-drops-stale-features"),
+    Wart("dpudevice-labels-leak",
+         "A DPUDevice that lacks a field is labelled with the value of the device before it on the same node",
+         "provisioning.md 8.2", policy="dpudevice-labels-per-device"),
+    Wart("invalid-dpu-details-stays", "InvalidDPUDetails stays True after the device was put right",
+         "provisioning.md 8.2"),
+    Wart("dpunode-goes-with-its-node", "A worker that is removed leaves its DPUs in Deleting without end",
+         "provisioning.md 8.5", issue="4403130"),
+
+    # --- DPUCluster
+    Wart("dpucluster-no-periodic-health-check", "An outage of a Ready DPUCluster shows at the next event or resync",
+         "provisioning.md 7.1", policy="dpucluster-health-poll"),
+    Wart("dpucluster-silent-without-kubeconfig",
+         "A missing kubeconfig Secret or key leaves the DPUCluster in Creating without a word on it",
+         "provisioning.md 7.1"),
+    Wart("dpucluster-deletion-unguarded", "A DPUCluster is gone at once, with DPUs on it", "provisioning.md 7.1"),
+    Wart("keepalived-ready-without-pods", "KeepalivedReady says that the DaemonSet exists, not that a pod runs",
+         "provisioning.md 7.3"),
+    Wart("kamaji-service-has-no-owner", "The NodePort Service of a Kamaji cluster outlives its DPUCluster",
+         "provisioning.md 7.3", policy="kamaji-service-goes-with-its-cluster"),
+
+    # --- DPUDeployment
+    Wart("duplicate-suffix-flaps",
+         "Two dpuSets entries of one nameSuffix write over each other without end and re-provision their DPUs",
+         "services.md 2.2.4", issue="4413138", policy="dpudeployment-first-suffix-wins"),
 )
 
 POLICIES: Final[dict[str, str]] = {w.policy: w.what for w in WARTS if w.policy}

@@ -16,7 +16,7 @@ from twin.runtime.webhook import Denied, Json, Lister, Webhook
 
 POWER_CYCLE: Final = "provisioning.dpu.nvidia.com/host-power-cycle-required"
 PANIC: Final = "panic: runtime error: invalid memory address or nil pointer dereference [recovered]"
-POINTER: Final = "0xc000000000"  # upstream: a Go pointer is printed; any address is as good as the next
+POINTER: Final = "0xc000000000"  # upstream: webhook-prints-a-pointer. Any address will do.
 
 # --- DPUSet as upstream's Go type
 
@@ -94,7 +94,7 @@ def _strategy_errors(strategy: Json) -> list[str]:
         return []
     value = (strategy.get("rollingUpdate") or {}).get("maxUnavailable")
     if value is None:
-        raise Denied(PANIC, code=500)  # upstream: `rollingUpdate: {}` is dereferenced (provisioning.md 9.2)
+        raise Denied(PANIC, code=500)  # upstream: empty-rolling-update-panics
     problem = _out_of_range(value)
     if not problem:
         return []
@@ -124,7 +124,7 @@ def _annotation_errors(annotations: Json) -> list[str]:
     value = annotations.get(POWER_CYCLE)
     if value is None or value in _GO_BOOLS:
         return []
-    # upstream: the path is wrong and the value is left out (provisioning.md 9.2)
+    # upstream: annotation-error-misplaced
     path = f"spec.dpu_template.annotations.{POWER_CYCLE}"
     return [f'{path}: Invalid value: "": invalid value "{value}" for "{POWER_CYCLE}"']
 
@@ -139,7 +139,7 @@ def validate_bfb(operation: str, obj: Json, old: Json | None, reader: Lister) ->
     meta = obj.get("metadata", {})
     sets = [s.metadata.name for s in reader.list(DpuSet) if s.spec.dpu_template.spec.bfb.name == meta.get("name")]
     _refuse_while_named("DPUSet", sets)
-    # upstream: the DPU's own name is compared, so DPUs in flight do not protect their BFB (provisioning.md 4.1)
+    # upstream: bfb-guard-compares-dpu-name
     _refuse_while_named("DPU", [d.metadata.name for d in reader.list(Dpu) if d.metadata.name == meta.get("name")])
     return obj
 
@@ -186,7 +186,7 @@ def _resources(total: Json | None, reserved: Json | None) -> None:
         raise _misconfigured(
             "spec.systemReservedResources must not be specified if spec.dpuResources are not specified")
     needed = []
-    for name in sorted(reserved, reverse=True):  # upstream: in Go's random map order
+    for name in sorted(reserved, reverse=True):  # Upstream's order is Go's, random.
         want, form = quantity(reserved[name])
         have = quantity(total[name])[0] if name in total else Decimal(0)
         if want > have:
