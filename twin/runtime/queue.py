@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from twin.model.meta import Key
 
 NS = 1_000_000_000
+_NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class BackOff:
 class WorkQueue:
     """FIFO of ready keys (`line`) and timers that feed it."""
 
-    __slots__ = ("_backoff", "_bucket_at", "_failures", "_heap", "_rounds", "_seq", "due", "entered", "line")
+    __slots__ = ("_backoff", "_bucket_at", "_failures", "_heap", "_rounds", "_seq", "due", "entered", "line",
+                 "soonest")
 
     def __init__(self, backoff: BackOff = BackOff()) -> None:
         self.line: deque[Key] = deque()
@@ -39,6 +41,8 @@ class WorkQueue:
         """Keys in the line, with the time each entered it."""
         self.due: dict[Key, int] = {}
         """Pending timer per key: the earliest asked for."""
+        self.soonest = _NEVER
+        """No timer fires before this (it may be later)."""
         self._rounds: dict[int, deque[tuple[int, int, Key]]] = {}
         self._heap: list[tuple[int, int, Key]] = []
         self._seq = 0
@@ -69,6 +73,8 @@ class WorkQueue:
         if pending is not None and pending <= at:
             return pending
         self.due[key] = at
+        if at < self.soonest:
+            self.soonest = at
         self._seq += 1
         entry = (at, self._seq, key)
         # Equal delays asked for in time order are sorted by themselves: a deque instead of a heap.
@@ -105,6 +111,8 @@ class WorkQueue:
 
     def mature(self, now: int) -> Iterator[Key]:
         """Move every timer due at or before `now` into the line, in order of time; yields keys that entered it."""
+        if now < self.soonest:
+            return
         while (head := self._head()) is not None and head[0][0] <= now:
             (at, _, key), row = head
             if row is None:
@@ -131,5 +139,10 @@ class WorkQueue:
         while heap and due.get(heap[0][2]) != heap[0][0]:
             heappop(heap)
         if heap and (best is None or heap[0] < best):
+            self.soonest = heap[0][0]
             return heap[0], None
-        return (best, where) if best is not None else None
+        if best is None:
+            self.soonest = _NEVER
+            return None
+        self.soonest = best[0]
+        return best, where

@@ -103,10 +103,10 @@ def owner_key(kind: type[Object]) -> Mapper:
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """A row of the table of controllers: which manager process it runs in and with how many workers."""
+    """A controller of upstream's: `manager` is the process it shares its memory and its API client with."""
 
     name: str
-    process: str
+    manager: str
     make: Callable[[Any], Reconciler]
     """`twin.backends.base.Backends` -> the reconciler."""
     workers: int = 1

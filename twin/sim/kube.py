@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from twin.backends.base import AlreadyExists, ApiError, Conflict, NotFound
 from twin.model.core import Event, Namespace, ObjectReference, Pod, Service
 from twin.model.kinds import from_manifest, kind_of, to_manifest
+from twin.model.merge import merge_json, merged
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, replace
 from twin.model.typed import with_defaults
 from twin.sim.admission import admit, admit_typed
@@ -208,6 +209,13 @@ class ApiServer:
     def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], by: str, at_ns: int, *, status: bool = False,
               resource_version: str = "") -> T:
         """JSON merge patch of an object, or of its status. Raises as `update`, and what admission refuses."""
+        if status or self.webhooks is None or not self.webhooks.watches(kind):
+            # No webhook wants to see it as JSON: patch the object itself.
+            old = self.get(kind, key)
+            new = merged(old, merge)
+            if resource_version:
+                new = replace(new, metadata=replace(new.metadata, resource_version=resource_version))
+            return old if new is old else self.update(new, by, at_ns, status=status, verb="patch")
         return cast(T, self.patch_resource(kind, key, merge, by, at_ns, status=status,
                                            resource_version=resource_version))
 
@@ -221,7 +229,7 @@ class ApiServer:
             self._refused(resource, key, "patch", by, at_ns, "Conflict")
             raise conflict(resource, key)
         before = to_manifest(old)
-        after = merge_patch(before, merge)
+        after = merge_json(before, merge)
         if after == before:
             return old
         if not isinstance(resource, str):
@@ -487,15 +495,3 @@ def conflict(resource: Resource, key: Key) -> Conflict:
     return Conflict(f'Operation cannot be fulfilled on {plural(resource)} "{key.name}": the object has been modified; '
                     "please apply your changes to the latest version and try again")
 
-
-def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396."""
-    if not isinstance(patch, Mapping):
-        return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge_patch(result.get(name), value)
-    return result

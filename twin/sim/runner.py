@@ -24,6 +24,7 @@ from twin.runtime.queue import NS, BackOff, WorkQueue
 from twin.runtime.reconcile import Context, Reconciler, Result, Terminal
 from twin.sim.clock import EPOCH, TwinEnvironment
 
+_NEVER = 1 << 62
 PASSES = 10
 """SimPy priority of the first controller's passes; the world's own events run at 1 (SimPy's NORMAL)."""
 
@@ -135,6 +136,8 @@ class Runner:
         self._seq = 0
         self._stale_due: list[tuple[int, Key]] = []
         self._wake_at = -1
+        self._quiet_until = 0
+        """Nothing starts before this: a bound that saves looking."""
 
     # --- what the world calls
 
@@ -146,6 +149,7 @@ class Runner:
         self._replay(now - 1)
         self._mature(now)
         end = self._busy.get(key)
+        self._quiet_until = 0
         if end is not None and end > now:
             self._redo[key] = end
         else:
@@ -212,6 +216,8 @@ class Runner:
 
     def _replay(self, limit: int) -> None:
         """Pass over everything known unchanged that starts at or before `limit`; stop at a pass that must really run."""
+        if limit < self._quiet_until:
+            return
         queue, free, memos, stats = self.queue, self._free, self._memo, self.stats
         line, entered = queue.line, queue.entered
         while True:
@@ -220,6 +226,8 @@ class Runner:
             if not line:
                 due = queue.next_due()
                 if due is None or due > limit:
+                    if not self._redo:
+                        self._quiet_until = _NEVER if due is None else due
                     return
                 self._mature(due)
                 continue
@@ -228,6 +236,8 @@ class Runner:
             if free[0] > start:
                 start = free[0]
             if start > limit:
+                if not self._redo:
+                    self._quiet_until = start
                 return
             memo = memos.get(key)
             if memo is None:
@@ -315,6 +325,7 @@ class Runner:
     # --- one pass
 
     def _run(self, key: Key, entered: int, now: int) -> None:
+        self._quiet_until = 0
         meter = self.meter
         meter.cost_ns = self._pass_ns
         meter.effects = 0
