@@ -5,7 +5,7 @@ host's network set-up does not survive it: the DMS pod's configure-vf puts the s
 
 The DPU joins by itself: once its OS is up and its VF0 is in the host's br-dpu, its join loop (every 5 s) runs kubeadm;
 what the DPU cluster answers is the world's business (`join`). Everything here is called back in virtual time; the
-answers to DMS commands are in `twin.sim.dms`.
+answers to DMS commands are in `twin.sim.dms_servers`.
 """
 
 from __future__ import annotations
