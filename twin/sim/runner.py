@@ -145,16 +145,21 @@ class Runner:
         """A watch event maps to this key."""
         if self.stopped:
             return
-        now = self.env.now
-        self._replay(now - 1)
-        self._mature(now)
+        now = self.env._now
+        if now > self._quiet_until:
+            self._replay(now - 1)
+        if now >= self.queue.soonest:
+            self._mature(now)
         end = self._busy.get(key)
         self._quiet_until = 0
         if end is not None and end > now:
             self._redo[key] = end
+        elif self.queue.push(key, now):
+            self._placed(key)
         else:
-            self._enter(key, now)
-        self._arm()
+            return
+        if self._wake_at != now:
+            self._arm()
 
     def stale(self, key: Key) -> None:
         """Something this key's last pass read has changed."""
@@ -293,8 +298,9 @@ class Runner:
             at = stale[0][0]
         if at is None:
             return
-        now = self.env.now
-        at = max(at, now)
+        now = self.env._now
+        if at < now:
+            at = now
         if self._wake_at < now or at < self._wake_at:
             self._wake_at = at
             self.env.call_at(at - now, self._wake, at, priority=self._priority)
@@ -305,13 +311,18 @@ class Runner:
         if self._wake_at == at:
             self._wake_at = -1
         for other in self._lower:
-            other.settle_through(at)
-        self._replay(at - 1)
-        self._mature(at)
-        self._replay(at)
-        line = self.queue.line
-        if line and max(self._free[0], self.queue.entered[line[0]]) <= at:
-            key, entered = self.queue.pop()
+            if other._quiet_until <= at:
+                other.settle_through(at)
+        if self._quiet_until < at:
+            self._replay(at - 1)
+        queue = self.queue
+        if at >= queue.soonest:
+            self._mature(at)
+        if self._quiet_until <= at:
+            self._replay(at)
+        line = queue.line
+        if line and self._free[0] <= at and queue.entered[line[0]] <= at:
+            key, entered = queue.pop()
             self._left(key)
             self.stats.waits_ns.append(at - entered)
             self._run(key, entered, at)
