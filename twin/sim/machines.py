@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from twin.actors.hosts import Arm, Card, Machine
-from twin.backends.base import Operation
 from twin.model.provisioning import Taint
 from twin.sim.dms import SimDms
-from twin.sim.host import OFF, Hosts, SimDpu, SimHost
+from twin.sim.host import Hosts, SimDpu, SimHost
 from twin.sim.volume import SimVolume
 
 
@@ -99,29 +98,6 @@ class SimMachines:
         if name in self._machines:
             for tell in self._told:
                 tell(name)
-
-
-class PowerButton:
-    """Somebody at the machines: `cycle` power-cycles a host and ends when it is up again."""
-
-    def __init__(self, hosts: Hosts) -> None:
-        self._hosts = hosts
-        self._waiting: dict[str, list[Operation]] = {}
-        hosts.listeners.host_up.append(self._up)
-
-    def cycle(self, name: str) -> Operation:
-        op = Operation(f"power cycle of {name}")
-        host = self._hosts.hosts[name]
-        self._waiting.setdefault(name, []).append(op)
-        if host.state == OFF:
-            self._hosts.power_on(host)
-        else:
-            self._hosts.reboot(host, "host-power-cycle")
-        return op
-
-    def _up(self, host: SimHost) -> None:
-        for op in self._waiting.pop(host.name, ()):
-            op.succeed()
 
 
 class SimArm:
