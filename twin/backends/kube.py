@@ -355,5 +355,5 @@ def install_crds(kube: LiveKube, crds: Sequence[Mapping[str, Any]], *, deadline_
 
 def _established(kube: LiveKube, name: str) -> bool:
     raw = kube.cluster.connection.request("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
-    conditions = msgspec.json.decode(raw).get("status", {}).get("conditions", ())
+    conditions = msgspec.json.decode(raw).get("status", {}).get("conditions") or ()
     return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)

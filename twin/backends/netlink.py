@@ -146,7 +146,8 @@ class LiveNetlink:
             if not route.destination and route.device == device:
                 extra = {"priority": route.metric} if route.metric else {}
                 self._do(f"remove the default route on {device}",
-                         lambda extra=extra: self._socket.route("del", family=socket.AF_INET, dst="default", oif=index, **extra),
+                         lambda extra=extra: self._socket.route("del", family=socket.AF_INET, dst="default",
+                                                                oif=index, **extra),
                          tolerate=_ABSENT)
 
     # --- inside

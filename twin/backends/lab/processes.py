@@ -53,6 +53,7 @@ class Processes:
             child = subprocess.Popen(
                 ["/bin/sh", "-c", _NAMED, str(pid_file), *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, **variables, MARK: str(self.folder)}, start_new_session=True, cwd=self.folder)
+        pid_file.write_text(f"{child.pid}\n")  # the same pid: whoever asks next need not wait for the program
         self._children[child.pid] = self._started[name] = child
         return child.pid
 
