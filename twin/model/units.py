@@ -51,10 +51,11 @@ def duration(value_s: float) -> str:
     if value_s < 0:
         return "-" + duration(-value_s)
     if value_s < 1:
-        return f"{value_s * 1e3:.3g}ms" if value_s else "0s"
+        return f"{float(f'{value_s * 1e3:.3g}'):.6f}".rstrip("0").rstrip(".") + "ms" if value_s >= 1e-9 else "0s"
     if value_s < 60:
         return f"{value_s:.1f}".rstrip("0").rstrip(".") + "s" if round(value_s, 1) < 60 else "1m"
-    whole = round(value_s)
+    last = 3600 if value_s >= 86400 else 60 if value_s >= 3600 else 1
+    whole = round(value_s / last) * last
     parts = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m"), (whole % 60, "s"))
     first = next(i for i, (n, _) in enumerate(parts) if n)
     return " ".join(f"{n}{unit}" for n, unit in parts[first:first + 2] if n)

@@ -282,7 +282,7 @@ class _Builder:
             return _integer(text.replace("_", ""))
         if tag == "float" and ":" not in text:
             return _floating(text.replace("_", "").lower())
-        if tag == "str" and node.style is None and _JSON_NUMBER.fullmatch(text):
+        if tag == "str" and not node.style and _JSON_NUMBER.fullmatch(text):
             return float(text)
         return text
 
