@@ -62,6 +62,7 @@ from twin.sim.host import Hosts, SimDpu
 from twin.sim.kube import ApiServer
 from twin.sim.links import Links
 from twin.sim.manager import Manager, Surroundings
+from twin.sim.runner import touch
 from twin.sim.trace import Trace
 from twin.sim.volume import File, SimVolume, file_of
 
@@ -327,6 +328,11 @@ class Bench:
             self.kube.down = what in verbs and not over
 
         self.effect_hook = hook
+
+    def cluster_down(self, down: bool = True) -> None:
+        """The first DPU cluster's API server goes away, or is back."""
+        self.server.down = down
+        touch(self.server.readers, "up")
 
     def heal(self) -> None:
         self.effect_hook, self.kube.down = None, False
