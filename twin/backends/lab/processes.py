@@ -53,8 +53,10 @@ class Processes:
             child = subprocess.Popen(
                 ["/bin/sh", "-c", _NAMED, str(pid_file), *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, **variables, MARK: str(self.folder)}, start_new_session=True, cwd=self.folder)
-        pid_file.write_text(f"{child.pid}\n")  # the same pid: whoever asks next need not wait for the program
         self._children[child.pid] = self._started[name] = child
+        deadline = time.monotonic() + 2.0
+        while self.pid(name) is None and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)  # it is becoming itself: the mark does not show for a moment
         return child.pid
 
     def again(self, name: str) -> int:
