@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-from controllers.provisioning.dpuset_view import DpuSetView, Ranked, SetDigest, seeded
+from controllers.provisioning.dpuset_view import DpuSetView, Look, seeded
 from twin.backends.base import AlreadyExists, ApiError, Backends, KubeApi
 from twin.model.meta import Key, Object, ObjectMeta, replace, strip_finalizer
 from twin.model.names import Finalizer, Label
@@ -89,15 +89,15 @@ class DpuSetReconciler:
             self.kube.update(replace(dpuset, metadata=replace(dpuset.metadata, finalizers=finalizers)))
             return DONE
         # upstream: dpuset-only-own-namespace. Nodes and devices of other namespaces never match.
-        digest = self.kube.view(self.view, key).digest(key)
-        if digest is None:
+        view = self.kube.view(self.view, key)
+        found = view.look(key)
+        if found is None:
             return DONE
-        counts = dict(sorted(digest.phases.items()))
-        error = (self._create_missing(dpuset, digest) or self._delete(dpuset, digest, digest.unselected)
-                 or self._roll_out(dpuset, digest))
+        error = (self._create_missing(dpuset, found) or self._delete(dpuset, found.unselected)
+                 or self._roll_out(dpuset, found, view))
         if error:
             return Result(error=error)
-        self._count(dpuset, counts)
+        self._count(dpuset, found.phases)
         return DONE
 
     # --- steps: each returns '' or the error that ends the pass
@@ -108,13 +108,13 @@ class DpuSetReconciler:
             self.kube.update(replace(dpuset, metadata=strip_finalizer(dpuset.metadata, Finalizer.DPUSET)))
         return DONE
 
-    def _create_missing(self, dpuset: DpuSet, digest: SetDigest) -> str:
-        missing: Sequence[tuple[bytes, str]] = tuple(digest.missing)
-        if THROTTLE in self.policies and (budget := _budget(dpuset, digest)) is not None:
-            missing = missing[:max(0, budget - digest.unavailable)]
+    def _create_missing(self, dpuset: DpuSet, found: Look) -> str:
+        missing = found.missing
+        if THROTTLE in self.policies and (budget := _budget(dpuset, found.total)) is not None:
+            missing = missing[:max(0, budget - found.unavailable)]
         # upstream: no-throttle-on-create
-        for _, device_name in missing:
-            dpu = new_dpu(dpuset, digest.selected[device_name])
+        for device in missing:
+            dpu = new_dpu(dpuset, device)
             try:
                 self.kube.create(dpu)
             except ApiError as error:
@@ -126,10 +126,9 @@ class DpuSetReconciler:
             self.kube.event(dpuset, "Normal", "SuccessfulCreate", f"Created DPU: ({dpu.key})")
         return ""
 
-    def _delete(self, dpuset: DpuSet, digest: SetDigest, which: Ranked | Sequence[tuple[bytes, str]]) -> str:
+    def _delete(self, dpuset: DpuSet, which: Iterable[Dpu]) -> str:
         """Delete these DPUs, those that are going already too."""
-        for _, device_name in tuple(which):
-            dpu = digest.owned[device_name]
+        for dpu in which:
             if dpu.deleting and DELETE_ONCE in self.policies:
                 continue
             # upstream: deletes-again. Each pass repeats the deletion and announces it until the DPU has gone.
@@ -143,33 +142,32 @@ class DpuSetReconciler:
                             f"Delete DPU: ({dpu.key}) from node {dpu.spec.dpu_node_name}")
         return ""
 
-    def _roll_out(self, dpuset: DpuSet, digest: SetDigest) -> str:
+    def _roll_out(self, dpuset: DpuSet, found: Look, view: DpuSetView) -> str:
         strategy = dpuset.spec.strategy
         if strategy is None or strategy.type != "RollingUpdate":
             # upstream: ondelete-keeps-node-labels. A changed label reaches DPUs under RollingUpdate only.
             return ""
-        self._label(dpuset, digest)
-        if not digest.outdated_unavailable and not digest.outdated_available:
+        self._label(dpuset, found.unlabelled)
+        if not found.swept and not found.outdated:
             return ""
-        total = len(digest.selected)
         rolling = strategy.rolling_update
         try:
-            budget = max_unavailable(rolling.max_unavailable if rolling is not None else None, total)
+            budget = max_unavailable(rolling.max_unavailable if rolling is not None else None, found.total)
         except ValueError as refused:
             return str(refused)
         # upstream: sweep-of-unavailable. Outdated DPUs that are not available go at once, outside the budget.
-        error = self._delete(dpuset, digest, digest.outdated_unavailable)
-        if error:
+        error = self._delete(dpuset, found.swept)
+        room = budget - (found.total - found.owned) - found.unavailable
+        if error or room <= 0 or not found.outdated:
             return error
-        room = budget - (total - len(digest.owned)) - digest.unavailable
-        return self._delete(dpuset, digest, digest.outdated_available[:max(room, 0)])
+        return self._delete(dpuset, view.next_outdated(dpuset.key, room))
 
-    def _label(self, dpuset: DpuSet, digest: SetDigest) -> None:
-        """Merge the template's node labels into its DPUs. upstream: node-labels-never-removed."""
+    def _label(self, dpuset: DpuSet, which: Iterable[Dpu]) -> None:
+        """Merge the template's node labels into these DPUs."""
+        # upstream: node-labels-never-removed
         template = dpuset.spec.dpu_template.spec
         wanted = (template.cluster or TemplateCluster()).node_labels
-        for _, device_name in tuple(digest.unlabelled):
-            dpu = digest.owned[device_name]
+        for dpu in which:
             self.kube.patch(Dpu, dpu.key, {"spec": {"cluster": {"nodeLabels": dict(wanted)}}})
 
     def _count(self, dpuset: DpuSet, counts: dict[str, int]) -> None:
@@ -181,13 +179,13 @@ class DpuSetReconciler:
             self.kube.patch(DpuSet, dpuset.key, {"status": {"dpuStatistics": changes}}, status=True)
 
 
-def _budget(dpuset: DpuSet, digest: SetDigest) -> int | None:
+def _budget(dpuset: DpuSet, total: int) -> int | None:
     """What a throttled first creation may have in flight; None when the DPUSet names no maximum."""
     rolling = dpuset.spec.strategy.rolling_update if dpuset.spec.strategy is not None else None
     if rolling is None or rolling.max_unavailable is None:
         return None
     try:
-        return max_unavailable(rolling.max_unavailable, len(digest.selected))
+        return max_unavailable(rolling.max_unavailable, total)
     except ValueError:
         return None
 

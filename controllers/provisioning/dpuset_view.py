@@ -34,6 +34,27 @@ class Facts(NamedTuple):
     unlabelled: bool
 
 
+class Look(NamedTuple):
+    """What a pass over one DPUSet finds, as it is at this moment. The tuples are in the seeded order."""
+
+    missing: tuple[DpuDevice, ...]
+    """Selected devices without a DPU."""
+    unselected: tuple[Dpu, ...]
+    """DPUs whose device is not selected any more."""
+    swept: tuple[Dpu, ...]
+    """Outdated DPUs that are unavailable."""
+    unlabelled: tuple[Dpu, ...]
+    """DPUs that lack a node label of the template."""
+    outdated: int
+    """How many outdated DPUs are available."""
+    phases: dict[str, int]
+    total: int
+    """How many devices are selected."""
+    owned: int
+    unavailable: int
+    """How many of the owned DPUs are unavailable."""
+
+
 def is_unavailable(dpu: Dpu) -> bool:
     """No Ready condition, or Ready False, or being deleted. Ready Unknown counts as available (provisioning.md 5.2)."""
     if dpu.deleting or dpu.status is None:
@@ -43,7 +64,7 @@ def is_unavailable(dpu: Dpu) -> bool:
 
 
 class SetDigest:
-    """One DPUSet's answer. Read only for everyone but the view.
+    """One DPUSet's running answer, the view's own.
 
     `selected` and `owned` are keyed by device name. Of two DPUs of one device `owned` holds the one with the later key.
     """
@@ -212,7 +233,26 @@ class DpuSetView:
         self._dpus: dict[Key, dict[Key, Dpu]] = {}
         """By the DPUSet their labels name, whether it exists or not."""
 
+    def look(self, key: Key) -> Look | None:
+        """What there is to do for a DPUSet; None when the DPUSet is not known here."""
+        d = self._sets.get(key)
+        if d is None:
+            return None
+        return Look(
+            missing=tuple(d.selected[name] for _, name in d.missing),
+            unselected=tuple(d.owned[name] for _, name in d.unselected),
+            swept=tuple(d.owned[name] for _, name in d.outdated_unavailable),
+            unlabelled=tuple(d.owned[name] for _, name in d.unlabelled),
+            outdated=len(d.outdated_available), phases=dict(sorted(d.phases.items())),
+            total=len(d.selected), owned=len(d.owned), unavailable=d.unavailable)
+
+    def next_outdated(self, key: Key, count: int) -> tuple[Dpu, ...]:
+        """The first `count` outdated DPUs that are available."""
+        d = self._sets.get(key)
+        return () if d is None else tuple(d.owned[name] for _, name in d.outdated_available[:max(count, 0)])
+
     def digest(self, key: Key) -> SetDigest | None:
+        """The running answer itself. For tests: it changes while one looks."""
         return self._sets.get(key)
 
     def objects(self, token: Key) -> int:

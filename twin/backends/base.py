@@ -155,8 +155,8 @@ class KubeReader(Protocol):
         """LIST from the API server. Raises: Unavailable."""
         ...
 
-    def version(self) -> str:
-        """GET /version of the API server: its gitVersion. Raises: Unavailable."""
+    def version(self) -> Mapping[str, Any]:
+        """GET /version of the API server: gitVersion and the like. Raises: Unavailable."""
         ...
 
 

@@ -265,9 +265,9 @@ class SimKube:
                 if (namespace is None or k.namespace == namespace)
                 and all(o.metadata.labels.get(a) == b for a, b in (labels or {}).items())]
 
-    def version(self) -> str:
+    def version(self) -> Mapping[str, Any]:
         self._request("Get", "/version", self._costs.read_ns)
-        return self._server.version
+        return {"gitVersion": self._server.version}
 
     # --- writes
 
