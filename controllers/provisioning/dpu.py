@@ -25,12 +25,9 @@ AGAIN: Final = Result(requeue_after_s=POLL_S)
 NEW: Final = DpuStatus()
 
 
-def _turned_ready(old: Object | None, new: Object | None) -> bool:
-    return _cluster_phase(new) == "Ready" and old is not None and _cluster_phase(old) != "Ready"
-
-
-def _cluster_phase(cluster: Object | None) -> str:
-    return cluster.status.phase if isinstance(cluster, DpuCluster) and cluster.status is not None else ""
+def _is_ready(_: Object | None, cluster: Object | None) -> bool:
+    """Any change of a Ready DPUCluster counts: it turned Ready, or its limit was raised."""
+    return isinstance(cluster, DpuCluster) and cluster.status is not None and cluster.status.phase == "Ready"
 
 
 def _annotations_changed(old: Object | None, new: Object | None) -> bool:
@@ -55,7 +52,7 @@ class DpuReconciler:
     name: ClassVar[str] = "dpu"
     watches: ClassVar[tuple[Watch, ...]] = (
         Watch(Dpu),
-        Watch(DpuCluster, to=_waiting_for_a_cluster, when=_turned_ready),
+        Watch(DpuCluster, to=_waiting_for_a_cluster, when=_is_ready),
         Watch(DpuNode, to=_of_dpu_node, when=_annotations_changed),
     )
 

@@ -118,7 +118,8 @@ def test_a_blocked_deletion_costs_nothing_while_nothing_changes() -> None:
     assert bench.passes == before
 
 
-@pytest.mark.parametrize(("verb", "reason"), [("update", "RemoveDPUNodeFinalizerError"), ("delete", "DeleteObjectsError")])
+@pytest.mark.parametrize(("verb", "reason"), [
+    ("update", "RemoveDPUNodeFinalizerError"), ("delete", "DeleteObjectsError")])
 def test_writes_that_fail_are_told_and_tried_again(verb: str, reason: str) -> None:
     bench = deleting(joined=False)
     bench.create(Secret(metadata=meta(f"{bench.name}-server-secret")))

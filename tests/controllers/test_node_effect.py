@@ -71,7 +71,8 @@ def test_a_host_outside_kubernetes_cannot_have(what: NodeEffect) -> None:
     bench = effect(what, host={"kubernetes": False})
     bench.run(600)
     kind = next(k for k in ("taint", "customLabel", "drain") if getattr(what, k.replace("L", "_l")) is not None)
-    assert said(bench) == ("False", "InvalidNodeEffect", f"node effect ({kind}) is not supported for non k8s environment")
+    assert said(bench) == (
+        "False", "InvalidNodeEffect", f"node effect ({kind}) is not supported for non k8s environment")
     assert bench.phase() == Phase.NODE_EFFECT
 
 
