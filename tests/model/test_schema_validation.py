@@ -93,7 +93,10 @@ CASES: list[tuple[type, Json, list[str]]] = [
      ['spec.maxNodes: Invalid value: "number": spec.maxNodes in body must be of type integer: "number"']),
     (DpuFlavor, {"spec": {"dpuResources": {"cpu": True}}},
      [('spec.dpuResources.cpu: Invalid value: "boolean": spec.dpuResources.cpu in body must be of type '
-      'integer,string: "boolean"')]),
+       'integer,string: "boolean"'),
+      '<nil>: Invalid value: "": "spec.dpuResources.cpu" must validate at least one schema (anyOf)',
+      ('spec.dpuResources.cpu: Invalid value: "boolean": spec.dpuResources.cpu in body must be of type integer: '
+      '"boolean"')]),
     (DpuFlavor, {"spec": {"dpuMode": "x"}},
      ['spec.dpuMode: Unsupported value: "x": supported values: "dpu", "zero-trust", "nic"']),
     (DpuNode, {"spec": {"dpus": [{"name": "a"}, {"name": ""}, {}]}},

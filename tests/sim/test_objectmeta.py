@@ -59,7 +59,7 @@ def test_owners_are_complete_and_one_controls() -> None:
     owner = {"apiVersion": "v1", "kind": "Node", "name": "w", "uid": "1", "controller": True}
     assert texts(meta(ownerReferences=[owner])) == []
     assert texts(meta(ownerReferences=[{**owner, "uid": ""}])) == [
-        'metadata.ownerReferences.uid: Invalid value: "": uid must not be empty']
+        'metadata.ownerReferences.uid: Invalid value: "": must not be empty']
     (text,) = texts(meta(ownerReferences=[owner, {**owner, "name": "x"}]))
     assert text.endswith('Found "true" in references for w and x')
 

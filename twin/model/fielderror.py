@@ -72,7 +72,9 @@ def path_text(path: Path) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value as the API server prints it: strings quoted, objects as JSON."""
+    """A value as the API server prints it: strings quoted, objects as JSON, a whole float without its fraction."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -60,6 +60,7 @@ class Struct:
 GoType = Scalar | IntOrString | List | Map | Struct
 
 STRING: Final = Scalar(str, "string")
+UID: Final = Scalar(str, "types.UID")
 INT64: Final = Scalar(int, "int64")
 BOOL: Final = Scalar(bool, "bool")
 MAP: Final = Map()
@@ -67,11 +68,11 @@ EMPTY: Final[tuple[Any, ...]] = (None, "", {}, [])
 
 
 OWNER_REFERENCE: Final = Struct("OwnerReference", "v1.OwnerReference", {
-    **{name: Field(STRING, True) for name in ("apiVersion", "kind", "name", "uid")},
+    **{name: Field(STRING, True) for name in ("apiVersion", "kind", "name")}, "uid": Field(UID, True),
     "controller": Field(BOOL, pointer=True), "blockOwnerDeletion": Field(BOOL, pointer=True),
 })
 OBJECT_META: Final = Struct("ObjectMeta", "v1.ObjectMeta", {
-    **{name: Field(STRING) for name in ("name", "generateName", "namespace", "uid", "resourceVersion")},
+    **{name: Field(STRING) for name in ("name", "generateName", "namespace", "resourceVersion")}, "uid": Field(UID),
     **{name: Field(Scalar(str, "v1.Time")) for name in ("creationTimestamp", "deletionTimestamp")},
     "generation": Field(INT64), "deletionGracePeriodSeconds": Field(INT64), "labels": Field(MAP),
     "annotations": Field(MAP), "finalizers": Field(List(STRING, "[]string")),

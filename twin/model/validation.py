@@ -28,8 +28,8 @@ Json = dict[str, Any]
 class Node:
     """A compiled schema. `has_rules` and `has_defaults` say whether anything below asks for a look."""
 
-    __slots__ = ("additional", "checks", "default", "has_defaults", "has_rules", "items", "preserve", "properties",
-                 "required", "rules", "type", "types")
+    __slots__ = ("additional", "checks", "default", "format", "has_defaults", "has_rules", "items", "preserve",
+                 "properties", "required", "rules", "type", "types")
 
     def __init__(self, schema: Schema) -> None:
         self.properties = {name: Node(sub) for name, sub in schema.get("properties", {}).items()}
@@ -39,6 +39,7 @@ class Node:
         self.preserve: bool = schema.get("x-kubernetes-preserve-unknown-fields", False)
         self.default: Any = schema.get("default", ABSENT)
         self.type: str = schema.get("type", "")
+        self.format: str = schema["format"] if schema.get("format") in _FORMATS else ""  # the server drops the others
         self.types = ("integer", "string") if schema.get("x-kubernetes-int-or-string") else (self.type,)
         self.checks = checks_of(schema)
         self.rules = tuple(Cel(v["rule"], v["message"]) for v in schema.get("x-kubernetes-validations", ()))
@@ -176,7 +177,7 @@ def type_name(value: Any) -> str:
     if isinstance(value, int):
         return "integer"
     if isinstance(value, float):
-        return "integer" if value.is_integer() else "number"
+        return "number"
     if isinstance(value, dict):
         return "object"
     return "string" if isinstance(value, str) else "array"
@@ -186,7 +187,7 @@ def type_name(value: Any) -> str:
 
 
 def prune(kind: type[Object], obj: Json) -> tuple[Json, list[Path]]:
-    """A copy without fields the schema does not know, and where they stood (sorted by text)."""
+    """A copy without nulls and without fields the schema does not know, and where these stood (sorted by text)."""
     dropped: list[Path] = []
     out: Json = _prune(compiled(kind), obj, (), dropped, ("apiVersion", "kind", "metadata"))
     meta = out.get("metadata")
@@ -200,20 +201,24 @@ _META_FIELDS: Final = frozenset(f.encode_name for f in fields(ObjectMeta)) | {"s
 
 
 def _prune(node: Node, value: Any, path: Path, dropped: list[Path], keep: tuple[str, ...] = ()) -> Any:
-    if isinstance(value, list) and node.items is not None:
-        return [_prune(node.items, item, (*path, i), dropped) for i, item in enumerate(value)]
-    if not isinstance(value, dict) or node.preserve or node.type != "object":
+    if node.preserve or not isinstance(value, dict | list):
         return copy.deepcopy(value)
+    if isinstance(value, list):
+        return [_prune(node.items or _NOTHING, item, (*path, i), dropped) for i, item in enumerate(value)]
     out: Json = {}
     for name, item in value.items():
         sub = node.properties.get(name) or node.additional
         if sub is not None:
-            out[name] = _prune(sub, item, (*path, name), dropped)
+            if item is not None:  # no field of ours is nullable: null is absent
+                out[name] = _prune(sub, item, (*path, name), dropped)
         elif name in keep:
             out[name] = copy.deepcopy(item)
         else:
             dropped.append((*path, name))
     return out
+
+
+_NOTHING: Final = Node({})  # a list where no list belongs: nothing in it is known
 
 
 def fill_defaults(kind: type[Object], obj: Json) -> None:
@@ -247,10 +252,8 @@ def schema_errors(kind: type[Object], obj: Json, old: Json | None = None) -> lis
 
 def _validate(node: Node, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
     before = len(errors)
-    found = type_name(value)
-    if path and found not in node.types and node.type != "number":
-        wanted = ",".join(node.types)
-        errors.append(_in_body(fe.TYPE_INVALID, path, found, f'must be of type {wanted}: "{found}"'))
+    if path and not _has_type(node, value):
+        errors += _type_errors(node, value, path)
     for check in node.checks:
         if error := check(value, path):
             errors.append(error)
@@ -261,6 +264,23 @@ def _validate(node: Node, value: Any, old: Any, path: Path, errors: list[FieldEr
             _validate(node.items, item, ABSENT, (*path, i), errors)
     if len(errors) > before and old is not ABSENT and value == old:
         del errors[before:]  # ratcheting
+
+
+def _has_type(node: Node, value: Any) -> bool:
+    found = type_name(value)
+    return found in node.types or (found == "number" and "integer" in node.types and value.is_integer())
+
+
+def _type_errors(node: Node, value: Any, path: Path) -> list[FieldError]:
+    found, wanted = type_name(value), ",".join(node.types)
+    if node.format and not isinstance(value, str | list):  # the format is asked for, and told, instead of the type
+        found, wanted = {"integer": "int64", "number": "float64"}.get(found, ""), node.format
+    out = [_in_body(fe.TYPE_INVALID, path, found, f'must be of type {wanted}: "{found}"')]
+    if len(node.types) > 1:  # int-or-string is an anyOf too, of which the first is told
+        where = fe.path_text(path)
+        out += [FieldError(fe.INVALID, (), "", f'"{where}" must validate at least one schema (anyOf)'),
+                _in_body(fe.TYPE_INVALID, path, found, f'must be of type {node.types[0]}: "{found}"')]
+    return out
 
 
 def _validate_fields(node: Node, value: Json, old: Json, path: Path, errors: list[FieldError]) -> None:

@@ -133,9 +133,10 @@ def _owner_errors(owners: list[Json]) -> list[FieldError]:
     out: list[FieldError] = []
     controller = ""
     for owner in owners:
-        for field, label in (("apiVersion", "version"), ("kind", "kind"), ("name", "name"), ("uid", "uid")):
+        for field in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(field):
-                out.append(FieldError(fe.INVALID, (*path, field), owner.get(field, ""), f"{label} must not be empty"))
+                text = "version must not be empty" if field == "apiVersion" else "must not be empty"
+                out.append(FieldError(fe.INVALID, (*path, field), owner.get(field, ""), text))
         if owner.get("controller"):
             if controller:
                 out.append(FieldError(fe.INVALID, path, owners, "Only one reference can have Controller set to true. "
