@@ -123,6 +123,22 @@ class WorkQueue:
             if self.push(key, at):
                 yield key
 
+    def row(self) -> tuple[int, deque[tuple[int, int, Key]], int] | None:
+        """(delay, timers of that delay in order, when the first timer of any other kind fires) if the next timer to
+        fire stands in such a row; None if it does not, or there is none. For whoever advances a row by itself."""
+        head = self._head()
+        if head is None or head[1] is None:
+            return None
+        first, mine = head
+        others = self._heap[0][0] if self._heap else _NEVER
+        delay = 0
+        for d, row in self._rounds.items():
+            if row is mine:
+                delay = d
+            elif row and row[0][0] < others:
+                others = row[0][0]
+        return delay, mine, others  # type: ignore[return-value]
+
     def drop_timer(self, key: Key) -> None:
         """Forget a key's pending timer."""
         self.due.pop(key, None)

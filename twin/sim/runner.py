@@ -209,15 +209,15 @@ class Runner:
 
     def _mature(self, now: int) -> None:
         for key in self.queue.mature(now):
-            end = self._busy.get(key)
-            at = self.queue.entered[key]
-            if end is not None and end > at:
-                # The timer fired while the key was being worked on: it comes back when that pass ends.
-                self.queue.line.pop()
-                del self.queue.entered[key]
+            self._placed(key)
+
+    def _at_work(self, key: Key, start: int, end: int) -> None:
+        """The key is worked on from start to end: a timer of its own that fires until then brings it back at the end."""
+        due = self.queue.due.get(key)
+        if due is not None and due < end:
+            self.queue.drop_timer(key)
+            if due > start:
                 self._redo[key] = end
-            else:
-                self._placed(key)
 
     def _replay(self, limit: int) -> None:
         """Pass over everything known unchanged that starts at or before `limit`; stop at a pass that must really run."""
@@ -234,7 +234,8 @@ class Runner:
                     if not self._redo:
                         self._quiet_until = _NEVER if due is None else due
                     return
-                self._mature(due)
+                if not self._rotate(limit):
+                    self._mature(due)
                 continue
             key = line[0]
             start = entered[key]
@@ -257,8 +258,53 @@ class Runner:
             stats.skipped += 1
             stats.busy_ns += cost
             self._busy = {key: end}
+            if key in queue.due:
+                self._at_work(key, start, end)
             if again is not None:
                 queue.push_after(key, end, again)
+
+    def _rotate(self, limit: int) -> bool:
+        """The line is empty and only polls of one period are due: pass over them without putting them in line.
+
+        They come in the order of their timers and each goes to the end of that order again. False if none was passed.
+        """
+        queue, memos, busy = self.queue, self._memo, self._busy
+        found = queue.row()
+        if found is None or len(self._free) > 1 or self._redo:
+            return False
+        delay, row, others = found
+        due, free, passed, spent = queue.due, self._free[0], 0, 0
+        seq = queue._seq
+        key = None
+        while row:
+            at, _, candidate = row[0]
+            if due.get(candidate) != at:
+                row.popleft()
+                continue
+            start = at if at > free else free
+            memo = memos.get(candidate)
+            if start > limit or at >= others or memo is None or memo[1] != delay or busy.get(candidate, 0) > at:
+                break
+            key = candidate
+            cost = memo[0]
+            free = start + cost
+            spent += cost
+            passed += 1
+            seq += 1
+            row.popleft()
+            again = free + delay
+            due[key] = again
+            row.append((again, seq, key))
+            busy = {}
+        if key is None:
+            return False
+        queue._seq = seq
+        queue.soonest = 0
+        self._free[0] = free
+        self._busy = {key: free}
+        self.stats.skipped += passed
+        self.stats.busy_ns += spent
+        return True
 
     def _left(self, key: Key) -> None:
         """The key is at work: what stands behind it has that much less ahead."""
@@ -364,6 +410,8 @@ class Runner:
         for done in [k for k, e in busy.items() if e <= now]:
             del busy[done]
         busy[key] = end
+        if key in self.queue.due:
+            self._at_work(key, now, end)
         stats = self.stats
         stats.run += 1
         stats.busy_ns += cost
