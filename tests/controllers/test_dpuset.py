@@ -129,6 +129,18 @@ def test_a_set_without_selectors_makes_a_dpu_for_every_device_all_at_once() -> N
         ("Normal", "SuccessfulCreate", f"Created DPU: ({SPACE}/{n})", 1) for n in s.names(Dpu)]
 
 
+def test_a_cache_behind_its_own_creations_is_no_error() -> None:
+    s = stage(nodes=5)
+    s.world.host_cluster.lag_ns = 20_000_000
+    s.create(dpuset())
+    s.run(0.03)
+    s.create(device("n1", "late"))  # wakes the set while its cache knows none of its DPUs
+    s.run(1)
+    assert len(s.names(Dpu)) == 6
+    assert {reason for _, reason, _, _ in s.events("set")} == {"SuccessfulCreate"}
+    assert s.error_of("dpuset", f"{SPACE}/set") == ""
+
+
 def test_a_label_of_the_device_wins_over_the_sets() -> None:
     s = stage(nodes=0)
     s.create(DpuNode(metadata=meta("n")))
