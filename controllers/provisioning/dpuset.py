@@ -23,27 +23,13 @@ from twin.model.provisioning import (
     DpuSpec,
     TemplateCluster,
 )
+from twin.model.rollout import max_unavailable as max_unavailable
 from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
 
 THROTTLE: Final = "throttle-initial-create"
 WATCH_NODES: Final = "dpuset-watches-dpunodes"
 SKIP_TAKEN: Final = "dpuset-skips-taken-devices"
 DELETE_ONCE: Final = "dpuset-deletes-once"
-
-
-def max_unavailable(value: int | str | None, total: int) -> int:
-    """How many of `total` DPUs may be unavailable: percent rounded up, at least 1, at most all (provisioning.md 5.2).
-
-    Raises: ValueError for text that is not a percentage.
-    """
-    if value is None:
-        value = 1
-    if isinstance(value, str):
-        digits = value.removesuffix("%")
-        if digits == value or not digits.isdecimal():
-            raise ValueError(f'invalid value for IntOrString: invalid type: string is not a percentage: "{value}"')
-        value = -(-int(digits) * total // 100)
-    return min(max(value, 1), total)
 
 
 def _every_set(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]:

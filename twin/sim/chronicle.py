@@ -14,20 +14,23 @@ from typing import Any, cast
 from twin.model.core import Node, NodeMaintenance
 from twin.model.fleet import Fleet
 from twin.model.meta import Key, Object, condition
-from twin.model.provisioning import Dpu, DpuSet, Phase
+from twin.model.provisioning import Bfb, Dpu, DpuDevice, DpuSet, Phase
+from twin.model.rollout import max_unavailable
+from twin.sim.clock import SECOND
 from twin.sim.host import SimHost
 from twin.sim.kube import ApiServer
-from twin.sim.trace import Trace
+from twin.sim.trace import BUDGET, Trace
 
 DOWN = (Phase.OS_INSTALLING, Phase.CHECKING_HOST_REBOOT_REQUIRED, Phase.HOST_NETWORK_CONFIGURATION,
         Phase.DPU_CLUSTER_CONFIG, Phase.DELETING)
 """Phases in which the DPU carries no traffic, beside Rebooting."""
 
 REASONS = {
-    "DPUNodeNotFound": "registration", "DPUDeviceNotFound": "registration", "DPUInstallInterfaceNotProvided": "registration",
-    "DPUOOBBridgeNotConfigured": "br-dpu",
+    "DPUNodeNotFound": "registration", "DPUDeviceNotFound": "registration",
+    "DPUInstallInterfaceNotProvided": "registration", "DPUOOBBridgeNotConfigured": "br-dpu",
     "ExternalNodeEffect": "operator", "WaitingForManualPowerCycleOrReboot": "operator",
-    "WaitingForScriptToRebootNode": "reboot script", "JobIsStarted": "custom action", "JobIsNotFinished": "custom action",
+    "WaitingForScriptToRebootNode": "reboot script",
+    "JobIsStarted": "custom action", "JobIsNotFinished": "custom action",
     "NodeNotFound": "join", "NodeNotReady": "join", "FailedToGetDPUCapacity": "dms",
     "DPUFlavorNotFound": "flavor", "InvalidNodeEffect": "node effect",
     "ListDPFOperatorConfigsError": "DPFOperatorConfig", "DPFOperatorConfigCountError": "DPFOperatorConfig",
@@ -36,6 +39,9 @@ REASONS = {
     "FailedToGetHostUptime": "host boot",
 }
 """A False condition's reason -> what the DPU waits for. Reasons with an object in them are handled in code."""
+
+UNDRAINED = "maintenance"
+"""Waiting for a slot of the maintenance operator; behind it follow `drain`, or `pdb ns/name` where one forbids it."""
 
 
 class Chronicle:
@@ -47,10 +53,19 @@ class Chronicle:
         self._waiting: dict[str, str] = {}
         self._outdated: dict[str, str] = {}
         self._down: dict[str, str] = {}
+        self._fleet = fleet
+        self._installing: dict[str, None] = {}
+        self._undrained: dict[str, Key] = {}
+        self._forbidden: dict[str, str] = {}  # host -> the budget that forbids its drain
+        self._owned: dict[str, dict[str, None]] = {}  # DPUSet uid -> its DPUs
+        self._maxima: dict[str, int | str | None] = {}  # DPUSet uid -> maxUnavailable, of those that roll out
+        self._allowed = 0
+        self.reasons: dict[str, int] = {}
+        """How often a DPU's newest condition that says no had this reason, whatever became of it."""
         self._cards = {h.name: tuple(c.name for c in h.cards) for h in fleet.hosts}
-        server.observers.setdefault(Dpu, []).append(self._dpu)
-        server.observers.setdefault(Node, []).append(self._node)
-        server.observers.setdefault(DpuSet, []).append(self._set)
+        for kind, observer in ((Dpu, self._dpu), (Node, self._node), (DpuSet, self._set), (Bfb, self._bfb),
+                               (NodeMaintenance, self._node_maintenance)):
+            server.observers.setdefault(kind, []).append(observer)
 
     # --- DPUs
 
@@ -67,8 +82,14 @@ class Chronicle:
             trace.phase(at, name, phase or Phase.INITIALIZING)
         if phase != before:
             self._place(name, phase, at)
+            if phase == Phase.OS_INSTALLING:
+                self._installing[name] = None
+            elif before == Phase.OS_INSTALLING:
+                self._installing.pop(name, None)
             if phase == Phase.DELETING or dpu is None:
                 self._no_longer_outdated(name, at)
+        if dpu is None or was is None:
+            self._count(about, dpu is not None, at)
         status = dpu.status if dpu is not None else None
         if status is not None and (was is None or was.status is not status):
             self._wait(name, self._constraint(cast(Dpu, dpu)), at)
@@ -98,27 +119,82 @@ class Chronicle:
     def _constraint(self, dpu: Dpu) -> str:
         status = dpu.status
         assert status is not None
-        if status.phase in (Phase.READY, Phase.ERROR):
-            return ""
+        name = dpu.metadata.name
+        self._undrained.pop(name, None)
         for c in reversed(status.conditions):
             if c.status == "True":
                 continue
+            self.reasons[c.reason] = self.reasons.get(c.reason, 0) + 1
+            if status.phase in (Phase.READY, Phase.ERROR):
+                return ""
             if c.reason == "DPUClusterNotAllocated":
                 return _cluster_constraint(c.message)
             if c.reason in ("BFBIsNotReady", "BFBNotFound"):
-                return f"BFB {dpu.metadata.namespace}/{dpu.spec.bfb}"
+                return self._image(Key(dpu.metadata.namespace, dpu.spec.bfb))
             if c.reason == "NodeMaintenanceIsNotReady":
-                return self._maintenance(dpu)
+                self._undrained[name] = Key(dpu.metadata.namespace, dpu.spec.dpu_node_name)
+                return self._maintenance(self._undrained[name])
             return REASONS.get(c.reason, "")
         return ""
 
-    def _maintenance(self, dpu: Dpu) -> str:
-        """Why the host is not drained yet: a slot, or pods that a PodDisruptionBudget protects."""
-        found = self._server.find(NodeMaintenance, Key(dpu.metadata.namespace, dpu.spec.dpu_node_name))
+    def _maintenance(self, key: Key) -> str:
+        """Why the host is not drained yet: a slot, its pods, or a PodDisruptionBudget that protects them."""
+        found = self._server.find(NodeMaintenance, key)
         ready = condition(found.status.conditions, "Ready") if found is not None and found.status is not None else None
         if ready is not None and ready.reason == "Draining":
-            return "drain"
-        return "maintenance"
+            return self._forbidden.get(key.name, "drain")
+        return UNDRAINED
+
+    def _node_maintenance(self, old: Object | None, new: Object | None, at: int) -> None:
+        about = cast("NodeMaintenance", new or old)
+        ready = condition(about.status.conditions, "Ready") if about.status is not None else None
+        if new is None or ready is None or ready.reason != "Draining":
+            self._forbidden.pop(about.spec.node_name, None)
+        self._look_again(about.spec.node_name, at)
+
+    def forbidden(self, host: str, budget: Key, at: int) -> None:
+        """An eviction from this host was refused for the sake of this PodDisruptionBudget."""
+        if self._forbidden.setdefault(host, f"pdb {budget}") == f"pdb {budget}":
+            self._look_again(host, at)
+
+    def _look_again(self, host: str, at: int) -> None:
+        for name in self._cards.get(host, ()):
+            if name in self._undrained:
+                self._wait(name, self._maintenance(self._undrained[name]), at)
+
+    # --- images
+
+    def _image(self, key: Key) -> str:
+        """What a DPU waits for that needs this BFB: the server it comes from, or the BFB where none is delivering."""
+        bfb = self._server.find(Bfb, key)
+        if bfb is not None and bfb.spec is not None and bfb.status is not None and bfb.status.phase == "Downloading":
+            server = self._fleet.image_server(bfb.spec.url)
+            if server is not None:
+                return f"image-server {server.name}"
+        return f"BFB {key}"
+
+    def _bfb(self, old: Object | None, new: Object | None, at: int) -> None:
+        was, bfb = cast("Bfb | None", old), cast("Bfb | None", new)
+        about = bfb or was
+        if about is None or (was and was.status and was.status.phase) == (bfb and bfb.status and bfb.status.phase):
+            return
+        server = self._fleet.image_server(about.spec.url) if about.spec is not None else None
+        names = (f"BFB {about.key}", f"image-server {server.name}" if server is not None else "")
+        for name in [n for n, constraint in self._waiting.items() if constraint in names]:
+            dpu = self._server.find(Dpu, Key(about.metadata.namespace, name))
+            if dpu is not None and dpu.spec.bfb == about.metadata.name:
+                self._wait(name, self._image(about.key), at)
+
+    def transferred(self, name: str, link: str, beyond_ns: int, at: int) -> None:
+        """A transfer ended; sharing links with others cost it `beyond_ns`. Streams into DMS are DPUs' waits."""
+        verb, _, host = name.partition(" ")
+        if verb != "OS.Install" or beyond_ns < SECOND:
+            return
+        for dpu in self._cards.get(host, ()):
+            if dpu in self._installing:
+                constraint = link or "shared links"
+                self._trace.wait_begin(at - beyond_ns, dpu, constraint)
+                self._trace.wait_end(at, dpu, constraint)
 
     def _wait(self, name: str, constraint: str, at: int) -> None:
         held = self._waiting.get(name, "")
@@ -137,6 +213,8 @@ class Chronicle:
     def _set(self, old: Object | None, new: Object | None, at: int) -> None:
         """A new template: its DPUs wait for their turn within maxUnavailable."""
         was, dpuset = cast("DpuSet | None", old), cast("DpuSet | None", new)
+        if was is None or dpuset is None or was.spec is not dpuset.spec:
+            self._maximum(cast("DpuSet", dpuset or was), dpuset is not None, at)
         if dpuset is None:
             return
         spec = dpuset.spec.dpu_template.spec
@@ -162,6 +240,39 @@ class Chronicle:
                 self._no_longer_outdated(d.metadata.name, at)
         if asked:
             self._trace.asked(at, f"DPUSet {dpuset.key} changed", asked)
+
+    def _maximum(self, dpuset: DpuSet, there: bool, at: int) -> None:
+        """What this DPUSet allows; one without a roll-out allows nothing and forbids nothing."""
+        strategy, uid = dpuset.spec.strategy, dpuset.metadata.uid
+        if there and strategy is not None and strategy.type == "RollingUpdate":
+            rolling = strategy.rolling_update
+            self._maxima[uid] = rolling.max_unavailable if rolling is not None else None
+        else:
+            self._maxima.pop(uid, None)
+        self._budget(at)
+
+    def _count(self, dpu: Dpu, there: bool, at: int) -> None:
+        """A DPU came or went. One whose device is still there will come again: it counts on."""
+        for ref in dpu.metadata.owner_references:
+            if ref.kind != DpuSet.KIND:
+                continue
+            owned = self._owned.setdefault(ref.uid, {})
+            if there:
+                owned[dpu.metadata.name] = None
+            elif self._server.find(DpuDevice, Key(dpu.metadata.namespace, dpu.spec.dpu_device_name)) is None:
+                owned.pop(dpu.metadata.name, None)
+            self._budget(at)
+
+    def _budget(self, at: int) -> None:
+        allowed = 0
+        for uid, value in self._maxima.items():
+            try:
+                allowed += max_unavailable(value, len(self._owned.get(uid, ())))
+            except ValueError:
+                continue  # the controller refuses it too, and rolls nothing out
+        if allowed != self._allowed:
+            self._allowed = allowed
+            self._trace.counter(at, BUDGET, allowed)
 
     def _no_longer_outdated(self, name: str, at: int) -> None:
         constraint = self._outdated.pop(name, None)

@@ -254,8 +254,8 @@ def _kubeconfig_rotated(world: World, fault: f.KubeconfigRotated) -> None:
         text = world.rotate(key)
         secret = world.host_cluster.find(Secret, secret_key)
         if secret is not None:
-            world.host_cluster.update(replace(secret, data={**secret.data, "admin.conf": world.encoded(text)}), "kamaji",
-                                      world.env.now)
+            data = {**secret.data, "admin.conf": world.encoded(text)}
+            world.host_cluster.update(replace(secret, data=data), "kamaji", world.env.now)
 
 
 def _api_down(world: World, fault: f.ApiDown) -> Heal:

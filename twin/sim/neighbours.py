@@ -20,7 +20,7 @@ from twin.actors.pods import PodLife, Program
 from twin.actors.scheduler import Scheduler
 from twin.actors.slots import Limits
 from twin.actors.workloads import ReplicaSets, budget_object, controller_of, running_pod
-from twin.backends.base import KubeApi, Operation
+from twin.backends.base import ApiError, KubeApi, Operation
 from twin.model.core import Pod, TenantControlPlane
 from twin.model.faults import fitting
 from twin.model.meta import Key, Object
@@ -30,6 +30,22 @@ from twin.sim.runner import Meter
 
 if TYPE_CHECKING:
     from twin.sim.world import World
+
+
+class NotedEvictions(Evictions):
+    """Evictions that tell the chronicle which budget forbade one."""
+
+    def __init__(self, kube: KubeApi, world: World) -> None:
+        super().__init__(kube)
+        self._world = world
+
+    def _charge(self, pod: Pod, key: Key, now: float) -> None:
+        try:
+            super()._charge(pod, key, now)
+        except ApiError as error:
+            if error.code == 429:
+                self._world.chronicle.forbidden(pod.spec.node_name, key, self._world.env.now)
+            raise
 
 
 def bring_up(world: World) -> Joining:
@@ -50,7 +66,7 @@ def bring_up(world: World) -> Joining:
     add("disruption", lambda k: Disruption(k, clock, durations))
     share = world.timing.limit("maintenance_max_parallel_share")
     add("maintenance-operator", lambda k: Maintenance(
-        k, clock, durations, Evictions(k), Limits(max_parallel=f"{round(share * 100)}%")))
+        k, clock, durations, NotedEvictions(k, world), Limits(max_parallel=f"{round(share * 100)}%")))
     add("nfd", lambda k: NodeFeatures(k, clock, durations, machines))
     add("cert-manager", lambda k: CertManager(k, clock, durations))
     add("kamaji", lambda k: Kamaji(k, clock, durations, lambda plane: _control_plane(world, plane),

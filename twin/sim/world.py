@@ -74,7 +74,7 @@ class World:
         """(controller, key) -> how often its passes failed and the last error: words for `pending`."""
         self.effect_hook: Callable[[str, str, bool], None] | None = None
 
-        self.links = Links(env)
+        self.links = Links(env, lambda name, link, _, beyond: self.chronicle.transferred(name, link, beyond, env.now))
         controller_link = Link("controller uplink", fleet.network.controller_bytes_per_s)
         self.volume = SimVolume(env, self.links, fleet.image_servers, bandwidth_bytes_per_s=fleet.volume.bandwidth_bytes_per_s,
                                 reader_link=controller_link, parse_ns=ns(timing.sample("bfb-parse")))
