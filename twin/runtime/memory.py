@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from twin.backends.base import ApiError, Operation, RpcError
+from twin.backends.base import ApiError, Crash, Operation, RpcError
 
 TaskBody = Generator[Operation, Any, Any]
 """A background task: it yields an `Operation` to wait for it and receives its value, or has its error raised inside."""
@@ -39,6 +39,10 @@ class Memory:
         self._running: dict[Hashable, TaskBody] = {}
         self.touched: Callable[[Hashable], None] = lambda token: None
         self.read: Callable[[Hashable], None] = lambda token: None
+        self.resuming: Callable[[], None] = lambda: None
+        """Called before a task goes on outside any pass."""
+        self.crashed: Callable[[], None] | None = None
+        """Called when an injected crash hits a background task, outside any pass."""
 
     def get(self, cls: type[M]) -> M:
         """The process-wide value of this class, made on first use."""
@@ -91,8 +95,15 @@ class Memory:
             value, error = op.value, op.error
 
     def _resume(self, token: Hashable, task: Task, body: TaskBody, op: Operation) -> None:
-        if self._running.get(token) is body:
+        if self._running.get(token) is not body:
+            return
+        self.resuming()
+        try:
             self._advance(token, task, body, op.value, op.error)
+        except Crash:
+            if self.crashed is None:
+                raise
+            self.crashed()
 
     def _end(self, token: Hashable, task: Task, error: str, value: Any) -> None:
         self._running.pop(token, None)

@@ -98,6 +98,8 @@ class DmsServers:
         self._network_faults: dict[str, Attempts] = {}
         self._reboot_faults: dict[str, Attempts] = {}
         hosts.listeners.host_down.insert(0, lambda host: self.stop(host.name))
+        for told in (hosts.listeners.host_down, hosts.listeners.host_up):
+            told.append(lambda host: self._touched(self.servers[host.name]))
         hosts.listeners.install_ended.append(self._install_ended)
 
     # --- life of a server

@@ -139,7 +139,7 @@ class Manager:
             kube=SimKube(cache, meter, around.host_costs, limit),
             background=SimKube(cache, background, around.host_costs, limit),
             clusters=self._clusters(meter), dms=around.dms(meter), agent=around.agent(meter),
-            volume=around.volume.client(meter), memory=_Remembered(self.memory, meter, tokens),
+            volume=around.volume.client(meter), memory=_Remembered(self.memory, meter, tokens, self.crash),
             clock=SimClock(around.env), policies=around.policies, settings=around.settings)
 
     def _clusters(self, meter: Meter) -> KubeClusters:
@@ -162,14 +162,21 @@ class Manager:
 class _Remembered(Memory):
     """The process's memory as one controller sees it: what a pass asks is noted in that controller's meter."""
 
-    def __init__(self, shared: Memory, meter: Meter, tokens: dict[Any, dict[Any, None]]) -> None:
+    def __init__(self, shared: Memory, meter: Meter, tokens: dict[Any, dict[Any, None]],
+                 crashed: Callable[[], None]) -> None:
         super().__init__()
+        self.crashed = crashed
         self._values = shared._values
         self._tasks = shared._tasks
         self._running = shared._running
         self.touched = shared.touched
         self.read = lambda token: meter.read(tokens, token)
+        self.resuming = self._outside
         self._meter = meter
+
+    def _outside(self) -> None:
+        """What a task does between passes starts from its own moment, not from what the last pass cost."""
+        self._meter.cost_ns = 0
 
     def start(self, token: Any, body: Any, attempt: int = 0) -> Any:
         self._meter.effects += 1
