@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from twin.model.faults import MOMENTS, Fault, Targets
 from twin.model.fleet import Fleet
@@ -19,7 +19,20 @@ DEFAULT_HORIZON_S = 48 * 3600.0
 
 
 class _Edge(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=False)
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _shape(value: Any) -> str:
+    return "name" if isinstance(value, str) else "list" if isinstance(value, list | tuple) else "inline"
+
+
+_BY_SHAPE = Discriminator(_shape)
+"""Tells a name from a list from a thing in place, so that a mistake in one is not told as three."""
+
+_NAME_OR_THING = Discriminator(lambda value: "name" if isinstance(value, str) else "inline")
+
+Names = Annotated[Annotated[str, Tag("name")] | Annotated[list[str], Tag("list")], Discriminator(
+    lambda value: "name" if isinstance(value, str) else "list")]
 
 
 # --- the timeline
@@ -101,7 +114,8 @@ class TimelineEntry(_Edge):
     at: Seconds
     for_: Annotated[Seconds | None, Field(alias="for", gt=0)] = None
     patch: Patch | None = None
-    apply: str | list[str] | dict[str, Any] | None = Field(
+    apply: Annotated[Annotated[str, Tag("name")] | Annotated[list[str], Tag("list")] | Annotated[
+        dict[str, Any], Tag("inline")], _BY_SHAPE] | None = Field(
         default=None, description="Files, folders, globs, or one object in place")
     delete: Delete | None = None
     scale: Scale | None = None
@@ -129,13 +143,15 @@ class ScenarioFile(_Edge):
     apiVersion: Literal["dpf-twin/v1"]
     name: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=100)]
     description: str = ""
-    include: str | list[str] = Field(
+    include: Names = Field(
         default=[], description="Other scenario files: their lists come first, their single values give way")
-    fleet: str | FleetFile | None = Field(default=None, description="A file, or a fleet in place")
-    manifests: str | list[str] = Field(default=[], description="Files, folders, globs; applied at 0 s in kubectl order")
+    fleet: Annotated[Annotated[str, Tag("name")] | Annotated[FleetFile, Tag("inline")], _NAME_OR_THING] | None = Field(
+        default=None, description="A file, or a fleet in place")
+    manifests: Names = Field(default=[], description="Files, folders, globs; applied at 0 s in kubectl order")
     variables: dict[str, str | int | float | bool] = Field(default={}, description="For $NAME and ${NAME} in manifests")
     timeline: list[TimelineEntry] = []
-    timing: str | TimingFile = Field(default="default", description="default, fixed, a file, or a profile in place")
+    timing: Annotated[Annotated[str, Tag("name")] | Annotated[TimingFile, Tag("inline")], _NAME_OR_THING] = Field(
+        default="default", description="default, fixed, a file, or a profile in place")
     policies: list[str] = Field(default=[], description="Named fixes of upstream behaviour")
     horizon: Annotated[Seconds, Field(gt=0)] = DEFAULT_HORIZON_S
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1

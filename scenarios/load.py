@@ -53,6 +53,7 @@ class Overrides:
 
 
 NO_OVERRIDES: Final = Overrides()
+_COMMAND_LINE: Final = "command line"
 _UNKNOWN_PROFILE: Final = "unknown timing profile: give default, fixed or a file"
 
 
@@ -76,7 +77,7 @@ def load_manifests(manifests: Sequence[str], fleet: str, overrides: Overrides = 
         raise BadInput([Mistake(fleet, "no such file: --fleet needs a fleet")])
     name = re.sub(r"[^a-z0-9]+", "-", Path(os.path.abspath(manifests[0])).stem.lower()).strip("-") or "manifests"
     file = ScenarioFile(apiVersion="dpf-twin/v1", name=name[:100], fleet=fleet, manifests=list(manifests))
-    doc = document(_yaml(file), "command line")
+    doc = document(_yaml(file), _COMMAND_LINE)
     scenario = loader.scenario([Part(file, doc, Path())], "")
     return scenario.with_(inputs={**scenario.inputs, "scenario.yaml": loader.as_scenario(file, scenario).encode()})
 
@@ -257,7 +258,7 @@ class Loader:
 
     def _from(self, part: Part, at: tuple[str | int, ...], name: str) -> list[Manifest]:
         path = part.folder / name
-        if not glob.has_magic(name) and not path.exists() and part.folder != Path():
+        if not glob.has_magic(name) and not path.exists() and part.doc.file != _COMMAND_LINE:
             self.mistakes.append(part.wrong(at, "no such file or folder", name))
             return []
         return self.manifests(name, part.folder)
@@ -305,7 +306,10 @@ class Loader:
         at = ("timeline", i, what)
         if what == "apply":
             if isinstance(action, dict):
-                made = self._try(lambda: [manifest_at(part.doc, self._filled(part, at, action), at)]) or []
+                before = len(self.mistakes)
+                data = self._filled(part, at, action)
+                whole = len(self.mistakes) == before
+                made = (self._try(lambda: [manifest_at(part.doc, data, at)]) or []) if whole else []
                 self.mistakes += [m for manifest in made for m in violations_of(manifest)]
             else:
                 names = [action] if isinstance(action, str) else action
