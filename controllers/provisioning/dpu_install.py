@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Generator
+from typing import Any, Final
 
 from controllers.provisioning import dpu_tasks
 from controllers.provisioning.dpu_pass import Pass, dms_target, fatal
 from controllers.provisioning.dpu_tasks import OS_INSTALL, TaskFailed, deadline_exceeded, within
 from controllers.provisioning.install_files import bf_cfg_name, bf_cfg_path, render_bf_cfg
-from twin.backends.base import Backends, DmsTarget, RpcError
+from twin.backends.base import Backends, DmsTarget, Operation, RpcError
 from twin.model import dms_commands as commands
 from twin.model.meta import Key
 from twin.model.names import DOMAIN, Label, dms_pod
@@ -27,7 +28,10 @@ END_ON_DELETION: Final = "deletion-ends-os-install"
 """Policy: a deleted DPU starts no further attempt and does not need its BFB to leave the phase."""
 
 ACTIVATED: Final = DOMAIN + "os-activate-started"
-"""Annotation on a DPU under the policy `no-duplicate-os-install`: when its OS.Activate was called, in epoch seconds."""
+"""Annotation on a DPU under the policy `no-duplicate-os-install`: `calling/<epoch seconds>`, then `called/...`."""
+
+CALLING: Final = "calling"
+CALLED: Final = "called"
 
 
 def os_installing(p: Pass) -> DpuStatus:
@@ -52,14 +56,17 @@ def os_installing(p: Pass) -> DpuStatus:
 def install(b: Backends, dpu: Dpu, attempt: int) -> TaskBody:
     """One attempt, counted from 0. Raises what makes it fail: ApiError, RpcError, OSError, ValueError."""
     target = dms_target(b, b.background, dpu)
-    budget_end = _under_way(b, dpu) if attempt == 0 and NO_DUPLICATE in b.policies else None
+    budget_end: float | None = None
+    if attempt == 0 and NO_DUPLICATE in b.policies:
+        budget_end = yield from _under_way(b, dpu, target)
     if budget_end is None:
         yield b.dms.os_install(target, _bfb_name(dpu), dpu.status.bfb_file if dpu.status else "")
         yield from _send_bf_cfg(b, dpu, target)
         yield from _verify(b, dpu)
         budget_end = b.clock.now() + ACTIVATE_BUDGET_S
+        _mark(b, dpu, CALLING)
         activation = b.dms.os_activate(target, _os_version(dpu))
-        _note_activation(b, dpu)
+        _mark(b, dpu, CALLED)
         yield within(b.clock, activation, ACTIVATE_BUDGET_S)
     yield from _until_rebooted(b, dpu, target, budget_end)
     yield b.clock.sleep(b.settings.cloud_init_s)
@@ -115,20 +122,28 @@ def _label(b: Backends, dpu: Dpu) -> None:
 # --- policy no-duplicate-os-install
 
 
-def _note_activation(b: Backends, dpu: Dpu) -> None:
-    """Leave a mark that survives this process. A crash between call and mark repeats an install, never skips one."""
+def _mark(b: Backends, dpu: Dpu, state: str) -> None:
+    """Leave word, around the call of OS.Activate, for the process that comes after this one."""
     if NO_DUPLICATE in b.policies:
-        b.background.patch(Dpu, dpu.key, {"metadata": {"annotations": {ACTIVATED: f"{b.clock.now():.3f}"}}})
+        b.background.patch(Dpu, dpu.key, {"metadata": {"annotations": {ACTIVATED: f"{state}/{b.clock.now():.3f}"}}})
 
 
-def _under_way(b: Backends, dpu: Dpu) -> float | None:
-    """The end of the budget of an OS.Activate that an earlier process started; None: there is none to wait for.
+def _under_way(b: Backends, dpu: Dpu, target: DmsTarget) -> Generator[Operation, Any, float | None]:
+    """The end of the budget of an OS.Activate that an earlier process called; None: there is none to wait for.
 
-    Asked at a process's first attempt only: its own failed attempts are over.
+    Asked at a process's first attempt only: its own failed attempts are over. A crash around the call itself leaves
+    open whether it was made: then DMS is asked, which speaks for the whole host and so only for a host's single DPU.
     """
     current = b.background.get(Dpu, dpu.key)
     mark = current.metadata.annotations.get(ACTIVATED) if current is not None else None
     if mark is None:
         return None
-    end = float(mark) + ACTIVATE_BUDGET_S
-    return end if end > b.clock.now() else None
+    state, _, since = mark.partition("/")
+    end = float(since) + ACTIVATE_BUDGET_S
+    if end <= b.clock.now():
+        return None
+    if state == CALLING:
+        of_host = b.background.list(Dpu, dpu.metadata.namespace, {Label.DPUNODE_NAME: dpu.spec.dpu_node_name})
+        active = (yield b.dms.reboot_status(target))[0] if len(of_host) == 1 else False
+        return end if active else None
+    return end

@@ -12,7 +12,7 @@ import yaml
 
 from twin.backends.base import Backends, KubeApi
 from twin.model.core import Secret
-from twin.model.meta import Key, ObjectMeta, format_time
+from twin.model.meta import ObjectMeta, format_time
 from twin.model.provisioning import Dpu
 
 TOKEN_LIFE_S: Final = 7200.0
@@ -107,6 +107,3 @@ def join_command(kubeconfig: str, token: str) -> str:
     cas = "".join(f" --discovery-token-ca-cert-hash {h}" for h in hashes)
     return f"kubeadm join {host} --token {token}{cas} --v=5"
 
-
-def token_key(token: str) -> Key:
-    return Key(TOKEN_NAMESPACE, f"bootstrap-token-{token.partition('.')[0]}")

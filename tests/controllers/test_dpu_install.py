@@ -279,6 +279,21 @@ def test_under_the_policy_a_failed_attempt_of_the_same_process_is_not_waited_for
 
 
 def test_under_the_policy_a_mark_older_than_the_budget_means_nothing() -> None:
-    bench = installing(policies=["no-duplicate-os-install"], spec={"annotations": {ACTIVATED: "1000.000"}})
+    bench = installing(policies=["no-duplicate-os-install"], spec={"annotations": {ACTIVATED: "called/1000.000"}})
+    bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
+    assert starts(bench) == 1
+
+
+def test_a_call_that_may_not_have_been_made_is_made_again_where_the_host_has_two_dpus() -> None:
+    bench = Bench(policies=["no-duplicate-os-install"], dpus_per_host=2)
+    second = bench.fleet.cards[1].name
+    bench.at(Phase.OS_INSTALLING, name=second)  # keeps the host's RebootStatus active
+    bench.at(Phase.OS_INSTALLING, annotations={ACTIVATED: "calling/1746057600.000"})
+    bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
+    assert starts(bench) == 1
+
+
+def test_a_call_that_may_not_have_been_made_is_made_when_nothing_is_under_way() -> None:
+    bench = installing(policies=["no-duplicate-os-install"], spec={"annotations": {ACTIVATED: "calling/1746057600.000"}})
     bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
     assert starts(bench) == 1
