@@ -273,7 +273,8 @@ class Bench:
         """Run until the DPU comes to this phase."""
 
         def look(old: Object | None, new: Object | None, at: int) -> None:
-            if isinstance(new, Dpu) and new.status is not None and new.status.phase == phase:
+            if (isinstance(new, Dpu) and new.metadata.name == self.name and new.status is not None
+                    and new.status.phase == phase):
                 self.env.stop()
 
         observers = self.kube.observers.setdefault(Dpu, [])

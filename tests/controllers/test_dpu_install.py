@@ -294,6 +294,7 @@ def test_a_call_that_may_not_have_been_made_is_made_again_where_the_host_has_two
 
 
 def test_a_call_that_may_not_have_been_made_is_made_when_nothing_is_under_way() -> None:
-    bench = installing(policies=["no-duplicate-os-install"], spec={"annotations": {ACTIVATED: "calling/1746057600.000"}})
+    mark = {ACTIVATED: "calling/1746057600.000"}
+    bench = installing(policies=["no-duplicate-os-install"], spec={"annotations": mark})
     bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
     assert starts(bench) == 1
