@@ -309,7 +309,7 @@ def test_a_mistake_in_a_scenario_is_told_with_its_place_and_field(write, text, m
     ("apiVersion: dpf-twin/v1\nname: x\n", "fleet: required field is missing"),
     ("apiVersion: dpf-twin/v1\nname: x\nfleet: nope.yaml\n", "s.yaml:3:8: scenario x: fleet: no such file"),
     ("apiVersion: dpf-twin/v1\nname: x\nfleet: {}\n", "fleet: fleet.hosts: a fleet needs at least one host"),
-    ("apiVersion: dpf-twin/v1\nname: x\nfleet: {generate: {rack: 1}}\n", "scenario x: fleet.generate.rack: unknown field"),
+    ("apiVersion: dpf-twin/v1\nname: x\nfleet: {generate: {rack: 1}}\n", "fleet.generate.rack: unknown field"),
 ])
 def test_a_scenario_that_lacks_something_is_refused(write, text, mistake):
     assert mistake in mistakes(write("s.yaml", text))[0]
