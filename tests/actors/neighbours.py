@@ -71,7 +71,7 @@ class Machine:
 
 class Machines:
     def __init__(self, *names: str) -> None:
-        self.all = {n: Machine(n, address=f"10.0.0.{20 + i}") for i, n in enumerate(names, 1)}
+        self.all = {n: Machine(n, address=f"10.0.{(20 + i) // 250}.{(20 + i) % 250}") for i, n in enumerate(names, 1)}
         self._told: list[Callable[[str], None]] = []
 
     def names(self) -> Sequence[str]:

@@ -30,7 +30,7 @@ class NodeRegistration(Actor):
     """
 
     name = "kubelet-node"
-    watches = (Watch(Node, when=lambda old, new: new is not None and old is None),)
+    watches = (Watch(Node, when=lambda old, new: isinstance(new, Node) and old is None and not _is_ready(new)),)
 
     def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, hosts: Hosts) -> None:
         super().__init__(kube, clock, durations)
@@ -98,6 +98,12 @@ class NodeLifecycle(Actor):
 
     watches = (Watch(Node, when=lambda old, new: _judged_anew(old, new)),)
 
+    def start(self) -> None:
+        for name in self._hosts.names():
+            machine = self._hosts.machine(name)
+            if machine is not None:
+                self._met[name] = machine.boot_id
+
     def reconcile(self, ctx: Context, key: Key) -> Result:
         node = self.kube.get(Node, key)
         if node is None:
@@ -125,21 +131,10 @@ class NodeLifecycle(Actor):
                 node.status, conditions=set_condition(node.status.conditions, "Ready", "Unknown", *SILENT, ctx.now))))
             ready = condition(node.status.conditions, "Ready")
             self._mark_pods(key, ctx.now)
-        taints = self._taints(node, ready, ctx.now)
-        if taints != node.spec.taints:
+        taints = taints_for(node, ready, ctx.now)
+        if taints is not node.spec.taints:
             node = self.kube.update(replace(node, spec=replace(node.spec, taints=taints)))
         return node
-
-    @staticmethod
-    def _taints(node: Node, ready: Condition | None, now: float) -> tuple[Taint, ...]:
-        """The node's taints with those that its Ready condition asks for, and without the others."""
-        status = ready.status if ready is not None else "True"
-        wanted = {"Unknown": UNREACHABLE, "False": NOT_READY}.get(status)
-        kept = tuple(t for t in node.spec.taints if t.key not in (UNREACHABLE, NOT_READY) or t.key == wanted)
-        if wanted is None or any(t.key == wanted for t in kept):
-            return kept if len(kept) != len(node.spec.taints) else node.spec.taints
-        return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=format_time(now)),
-                Taint(key=wanted, effect="NoExecute", time_added=format_time(now)))
 
     def _mark_pods(self, key: Key, now: float) -> None:
         for pod in self.kube.view(PodsByNode, key.name).on(key.name):
@@ -180,8 +175,28 @@ class NodeLifecycle(Actor):
             self.forget(key, "orphaned")
 
 
+def taints_for(node: Node, ready: Condition | None, now: float) -> tuple[Taint, ...]:
+    """The node's taints plus those its Ready condition asks for, minus the others; the same tuple if they fit."""
+    status = ready.status if ready is not None else "True"
+    wanted = {"Unknown": UNREACHABLE, "False": NOT_READY}.get(status)
+    taints = node.spec.taints
+    kept = tuple(t for t in taints if t.key not in (UNREACHABLE, NOT_READY) or t.key == wanted)
+    if wanted is None or any(t.key == wanted for t in kept):
+        return kept if len(kept) != len(taints) else taints
+    return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=format_time(now)),
+            Taint(key=wanted, effect="NoExecute", time_added=format_time(now)))
+
+
+def _is_ready(node: Node) -> bool:
+    ready = condition(node.status.conditions, "Ready")
+    return ready is not None and ready.status == "True"
+
+
 def _judged_anew(old: Object | None, new: Object | None) -> bool:
-    if not isinstance(old, Node) or not isinstance(new, Node):
+    """Came or went, or its taints do not fit its Ready condition, or somebody added a taint that evicts."""
+    if not isinstance(old, Node) or not isinstance(new, Node) or old is new:
+        return not isinstance(new, Node) or old is new or bool(new.spec.taints) or not _is_ready(new)
+    if taints_for(new, condition(new.status.conditions, "Ready"), 0.0) is not new.spec.taints:
         return True
-    return (old.spec.taints != new.spec.taints
-            or condition(old.status.conditions, "Ready") != condition(new.status.conditions, "Ready"))
+    return new.spec.taints != old.spec.taints and any(
+        t.effect == "NoExecute" and t not in old.spec.taints for t in new.spec.taints)

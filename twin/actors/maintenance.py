@@ -85,12 +85,21 @@ def _drained(reconciler: Maintenance, pod: Object) -> Iterable[Key]:
     return (key,) if key is not None else ()
 
 
+def _concerns(old: Object | None, new: Object | None) -> bool:
+    """Most of our own writes need no second look: the next step begins with the write (`_go`)."""
+    if not isinstance(old, NodeMaintenance) or not isinstance(new, NodeMaintenance) or old is new:
+        return True
+    if old.deleting != new.deleting or old.spec != new.spec:
+        return True
+    return state_of(new) in (WAIT_FOR_PODS, DRAINING) and state_of(old) != state_of(new)
+
+
 class Maintenance(Actor):
     """Reconciles NodeMaintenances; `SCHEDULE` is the key of its scheduler."""
 
     name = "maintenance-operator"
     watches = (
-        Watch(NodeMaintenance),
+        Watch(NodeMaintenance, when=lambda old, new: _concerns(old, new)),
         Watch(Node, to=_scheduler, when=lambda old, new: _available(old) != _available(new)),
         Watch(Pod, to=_drained, when=lambda old, new: new is None),
     )
@@ -289,6 +298,8 @@ class Maintenance(Actor):
         done = "True" if state == READY else "False"
         conditions = set_condition(status.conditions, "Ready", done, state, "", ctx.now)
         self.kube.update_status(replace(m, status=replace(status, conditions=conditions)))
+        if state != READY and self._step(m, state):
+            self.wake(m.key)  # a step without duration
         return DONE
 
     def _drop_finalizer(self, m: NodeMaintenance) -> None:

@@ -15,7 +15,7 @@ from twin.actors.hosts import Durations, Hosts, Machine, PodVerbs
 from twin.actors.podviews import finished, pod_ready
 from twin.backends.base import Clock, KubeApi
 from twin.model.core import ContainerStatus, Pod, PodStatus, Secret
-from twin.model.meta import Condition, Conditions, Key, Object, condition, format_time, replace
+from twin.model.meta import Condition, Conditions, Key, Object, format_time, replace
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 CRASH_FIRST_S: Final = 10.0
@@ -87,6 +87,13 @@ class _Life:
         return f"{self.uid}/{self.boot_id}/{self.step}/{self.crashes}/{sum(self.restarts)}"
 
 
+def _concerns(old: Object | None, new: Object | None) -> bool:
+    """Bound, deleted, gone: a kubelet knows of a status that it wrote itself."""
+    if not isinstance(new, Pod) or not isinstance(old, Pod):
+        return not isinstance(new, Pod) or bool(new.spec.node_name)
+    return old is new or old.spec.node_name != new.spec.node_name or old.deleting != new.deleting
+
+
 def _waiting_for(kubelet: PodLife, secret: Object) -> Iterable[Key]:
     return list(kubelet.wanted.get(secret.key, ()))
 
@@ -97,7 +104,7 @@ class PodLife(Actor):
 
     name = "kubelet"
     watches = (
-        Watch(Pod, when=lambda old, new: new is None or bool(new.spec.node_name)),  # type: ignore[attr-defined]
+        Watch(Pod, when=lambda old, new: _concerns(old, new)),
         Watch(Secret, to=_waiting_for, when=lambda old, new: old is None),
     )
 
@@ -342,11 +349,15 @@ def _phase(life: _Life, inits: int) -> str:
 
 def _conditions(old: Conditions, sandbox: bool, initialized: bool, ready: bool, now: float) -> Conditions:
     """In the order a kubelet writes them; a condition that keeps its status is kept."""
+    wanted = (("PodReadyToStartContainers", sandbox), ("Initialized", initialized), ("Ready", ready),
+              ("ContainersReady", ready), ("PodScheduled", True))
+    if [(c.type, c.status == "True") for c in old] == list(wanted):
+        return old
+    known = {(c.type, c.status): c for c in old}
     return tuple(
-        c if (c := condition(old, type_)) is not None and c.status == ("True" if is_so else "False")
-        else Condition(type=type_, status="True" if is_so else "False", last_transition_time=format_time(now))
-        for type_, is_so in (("PodReadyToStartContainers", sandbox), ("Initialized", initialized), ("Ready", ready),
-                             ("ContainersReady", ready), ("PodScheduled", True)))
+        known.get((type_, "True" if is_so else "False"))
+        or Condition(type=type_, status="True" if is_so else "False", last_transition_time=format_time(now))
+        for type_, is_so in wanted)
 
 
 def _init_status(name: str, i: int, life: _Life, old: tuple[ContainerStatus, ...], now: float) -> ContainerStatus:

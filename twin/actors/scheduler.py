@@ -1,11 +1,13 @@
 """kube-scheduler: unbound pods go to a node that their node selector, affinity and the node's taints allow.
 
-Among several the one with the fewest pods wins, then the one that came first: no randomness, and no look at resources.
+Among several the one with the fewest pods wins, then the one that came first: no randomness, and of all resources only
+the number of pods counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from twin.actors.actor import Actor
@@ -18,18 +20,24 @@ from twin.model.provisioning import Taint
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 ROOM: Final = "room"
+MAX_PODS: Final = 110
+"""The kubelet's default limit of pods on a node: the only resource that is looked at."""
 _CORDONED: Final = Taint(key=UNSCHEDULABLE, effect="NoSchedule")
 
 
 class Room:
-    """The nodes by how many pods they hold. The token is `ROOM`; it changes when a node becomes fit for more."""
+    """The nodes by how many pods they hold. The token is `ROOM`; it changes when a node becomes fit for more.
+
+    Nodes that refuse a pod without tolerations (cordoned, tainted) stand apart, so that nobody looks at them in vain.
+    """
 
     kinds: tuple[type[Object], ...] = (Node, Pod)
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self._pods: dict[str, int] = {}
-        self._by_count: dict[int, dict[str, None]] = {}
+        self._open: dict[int, dict[str, None]] = {}
+        self._closed: dict[int, dict[str, None]] = {}
 
     def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
         either = new if new is not None else old
@@ -40,36 +48,66 @@ class Room:
                 self._move(after, 1)
             return ()
         assert isinstance(either, Node)
-        name = either.metadata.name
+        if old is not None and new is not None and not fitness_changed(old, new):
+            self.nodes[either.metadata.name] = either
+            return ()
+        self._leave(either.metadata.name)
         if isinstance(new, Node):
-            if name not in self.nodes:
-                self._by_count.setdefault(self._pods.get(name, 0), {})[name] = None
-            self.nodes[name] = new
-        else:
-            self.nodes.pop(name, None)
-            self._by_count.get(self._pods.get(name, 0), {}).pop(name, None)
-        return (ROOM,) if fitness_changed(old, new) else ()
+            self.nodes[new.metadata.name] = new
+            self._enter(new.metadata.name)
+        return (ROOM,) if new is not None else ()
 
-    def _move(self, node: str, by: int) -> None:
-        if not node:
-            return
-        count = self._pods.get(node, 0)
-        self._pods[node] = count + by
-        if node in self.nodes:
-            del self._by_count[count][node]
-            self._by_count.setdefault(count + by, {})[node] = None
+    def free(self, node: str) -> int:
+        """How many more pods this node takes."""
+        return MAX_PODS - self._pods.get(node, 0) if node in self.nodes else 0
 
     def pick(self, pod: Pod) -> str:
         """The node for this pod; '' if there is none."""
         pinned = pinned_to(pod)
         if pinned is not None:
             node = self.nodes.get(pinned)
-            return pinned if node is not None and fits(pod, node) else ""
-        for count in sorted(self._by_count):
-            for name in self._by_count[count]:
+            return pinned if node is not None and self.free(pinned) > 0 and fits(pod, node) else ""
+        best = self._least(self._open, pod)
+        if pod.spec.tolerations:
+            best = min((b for b in (best, self._least(self._closed, pod)) if b is not None), default=None)
+        return best[1] if best is not None else ""
+
+    def _least(self, buckets: dict[int, dict[str, None]], pod: Pod) -> tuple[int, str] | None:
+        for count in sorted(buckets):
+            if count >= MAX_PODS:
+                break
+            for name in buckets[count]:
                 if fits(pod, self.nodes[name]):
-                    return name
-        return ""
+                    return count, name
+        return None
+
+    def _move(self, node: str, by: int) -> None:
+        if not node:
+            return
+        known = node in self.nodes
+        if known:
+            self._unlist(node)
+        self._pods[node] = self._pods.get(node, 0) + by
+        if known:
+            self._enter(node)
+
+    def _buckets(self, node: str) -> dict[int, dict[str, None]]:
+        return self._closed if closed(self.nodes[node]) else self._open
+
+    def _enter(self, node: str) -> None:
+        self._buckets(node).setdefault(self._pods.get(node, 0), {})[node] = None
+
+    def _leave(self, node: str) -> None:
+        if node in self.nodes:
+            self._unlist(node)
+            del self.nodes[node]
+
+    def _unlist(self, node: str) -> None:
+        buckets, count = self._buckets(node), self._pods.get(node, 0)
+        bucket = buckets[count]
+        del bucket[node]
+        if not bucket:
+            del buckets[count]
 
 
 def _holder(pod: Object | None) -> str:
@@ -82,6 +120,11 @@ def fitness_changed(old: Object | None, new: Object | None) -> bool:
         return isinstance(new, Node)
     return (old.spec.unschedulable != new.spec.unschedulable or old.spec.taints != new.spec.taints
             or old.metadata.labels != new.metadata.labels)
+
+
+def closed(node: Node) -> bool:
+    """Does it refuse every pod without tolerations?"""
+    return node.spec.unschedulable or any(t.effect != "PreferNoSchedule" for t in node.spec.taints)
 
 
 def fits(pod: Pod, node: Node) -> bool:
@@ -131,8 +174,17 @@ def _requirement(e: Mapping[str, Any], value: str | None) -> bool:
     return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
 
 
-def _waiting(scheduler: Scheduler, _: Object) -> Iterable[Key]:
-    return list(scheduler.waiting)
+def _waiting(scheduler: Scheduler, node: Object) -> Iterable[Key]:
+    """As many of the waiting pods as this node takes."""
+    assert isinstance(node, Node)
+    free = scheduler.kube.view(Room, ROOM).free(node.metadata.name)
+    waiting = scheduler.tolerant if closed(node) else scheduler.waiting
+    return list(islice((key for key, pod in waiting.items() if fits(pod, node)), max(free, 0)))
+
+
+def _unbound(scheduler: Scheduler, pod: Object) -> Iterable[Key]:
+    assert isinstance(pod, Pod)
+    return (pod.key,) if not pod.spec.node_name or pod.key in scheduler.waiting else ()
 
 
 class Scheduler(Actor):
@@ -145,23 +197,31 @@ class Scheduler(Actor):
     def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, pods: PodVerbs) -> None:
         super().__init__(kube, clock, durations)
         self._pods = pods
-        self.waiting: dict[Key, None] = {}
+        self.waiting: dict[Key, Pod] = {}
+        self.tolerant: dict[Key, Pod] = {}
+        """Those of the waiting pods that have tolerations."""
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         pod = self.kube.get(Pod, key)
         if pod is None or pod.spec.node_name or pod.deleting or finished(pod):
-            self.waiting.pop(key, None)
+            self._served(key)
             return DONE
         room = self.kube.view(Room, ROOM)
         node = room.pick(pod)
         if node:
-            self.waiting.pop(key, None)
+            self._served(key)
             self._pods.bind(pod, node)
             return DONE
-        self.waiting[key] = None
+        self.waiting[key] = pod
+        if pod.spec.tolerations:
+            self.tolerant[key] = pod
         conditions = set_condition(pod.status.conditions, "PodScheduled", "False", "Unschedulable",
                                    "no node fits the pod", ctx.now)
         if conditions is not pod.status.conditions:
             self.kube.update_status(replace(pod, status=replace(
                 pod.status, phase=pod.status.phase or "Pending", conditions=conditions)))
         return DONE
+
+    def _served(self, key: Key) -> None:
+        self.waiting.pop(key, None)
+        self.tolerant.pop(key, None)
