@@ -16,7 +16,7 @@ from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuFlavor, DpuNode, Dp
 from twin.model.rules import ABSENT, Cel
 from twin.model.schema import has_crd
 from twin.model.services import DpuDeployment, DpuService, DpuServiceConfiguration
-from twin.model.validation import fill_defaults, go_regex, prune, rule_errors, schema_errors, violations
+from twin.model.validation import fill_defaults, go_regex, prune, rule_errors, same, schema_errors, violations
 
 Json = dict[str, Any]
 OURS = [kind for kind in KINDS.values() if has_crd(kind)]
@@ -125,6 +125,19 @@ def test_an_update_is_not_blamed_for_a_mistake_it_leaves_alone() -> None:
     changed = {"spec": {"url": "ftp://x", "fileName": "worse"}}
     assert [e.path for e in schema_errors(Bfb, changed, old)] == [("spec", "fileName")]
     assert len(schema_errors(Bfb, changed)) == 2
+
+
+def test_one_and_true_are_not_the_same_to_an_update() -> None:
+    old: Json = {"spec": {"drain": True}}
+    assert schema_errors(Dpu, {"spec": {"nodeEffect": {"drain": 1}}}, {"spec": {"nodeEffect": {"drain": True}}})
+    assert same(old, {"spec": {"drain": True}})
+    assert not same(old, {"spec": {"drain": 1}})
+    assert not same([0], [False])
+
+
+def test_a_null_is_an_absent_field() -> None:
+    assert prune(Dpu, {"spec": {"bfb": None, "cluster": {"nodeLabels": {"a": None}}}}) == (
+        {"spec": {"cluster": {"nodeLabels": {}}}}, [])
 
 
 def test_go_patterns_mean_in_python_what_they_mean_in_go() -> None:

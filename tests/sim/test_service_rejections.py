@@ -11,8 +11,8 @@ import pytest
 from controllers.services.webhooks import WEBHOOKS
 from twin.backends.base import ApiError
 from twin.model.kinds import KINDS
+from twin.model.merge import merge_json
 from twin.sim.admission import Webhooks, admit
-from twin.sim.kube import merge_patch
 
 GOLDEN = Path(__file__).parents[2].parent / "shared/dpf/golden/services/rejections.jsonl"
 Json = dict[str, Any]
@@ -56,7 +56,7 @@ def answer(line: Json) -> tuple[int, str | None, str | None]:
     try:
         if "first" in manifest:
             first = admit(kind, manifest["first"], None, operation="CREATE", webhooks=hooks)
-            admit(kind, merge_patch(first, manifest["then merge patch"]), first, operation="UPDATE", webhooks=hooks)
+            admit(kind, merge_json(first, manifest["then merge patch"]), first, operation="UPDATE", webhooks=hooks)
             return 200, None, None
         strict = "strict decoding" in (line["message"] or "")
         admit(kind, manifest, None, operation="CREATE", webhooks=hooks, field_validation="Strict" if strict else "Warn")

@@ -89,7 +89,8 @@ def aggregate(errors: Sequence[FieldError]) -> str:
 
 
 CAUSES: Final = {
-    REQUIRED: "FieldValueRequired", INVALID: "FieldValueInvalid", RULE: "FieldValueInvalid", TYPE_INVALID: "FieldValueTypeInvalid",
+    REQUIRED: "FieldValueRequired", INVALID: "FieldValueInvalid", RULE: "FieldValueInvalid",
+    TYPE_INVALID: "FieldValueTypeInvalid",
     UNSUPPORTED: "FieldValueNotSupported", TOO_LONG: "FieldValueTooLong", TOO_MANY: "FieldValueTooMany",
     FORBIDDEN: "FieldValueForbidden",
 }

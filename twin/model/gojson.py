@@ -95,6 +95,8 @@ def roundtrip(go: GoType, value: Any, where: str = "", path: str = "") -> Any:
     `where` is "Struct.path.of.field" of the field that holds this value.
     Raises: DecodeError at the first value of a wrong type.
     """
+    if value is None:  # null leaves Go's zero value
+        return _zero(go)
     if isinstance(go, Struct):
         return _struct(go, value, where, path)
     if isinstance(go, Scalar):
@@ -136,4 +138,6 @@ def _struct(go: Struct, value: Any, where: str, path: str) -> dict[str, Any]:
 def _zero(go: GoType) -> Any:
     if isinstance(go, Struct):
         return {name: _zero(f.type) for name, f in go.fields.items() if f.keep_empty}
-    return "" if isinstance(go, Scalar) else {}
+    if isinstance(go, Scalar):
+        return go.type()
+    return [] if isinstance(go, List) else {}

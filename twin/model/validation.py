@@ -262,11 +262,21 @@ def _validate(node: Node, value: Any, old: Any, path: Path, errors: list[FieldEr
     elif isinstance(value, list) and node.items is not None:
         for i, item in enumerate(value):
             _validate(node.items, item, ABSENT, (*path, i), errors)
-    if len(errors) > before and old is not ABSENT and value == old:
+    if len(errors) > before and old is not ABSENT and same(value, old):
         del errors[before:]  # ratcheting
 
 
+def same(a: Any, b: Any) -> bool:
+    """Deep equality of JSON, where true is not 1."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
 def _has_type(node: Node, value: Any) -> bool:
+    """A list where a string with a format belongs is wrong here; a real server stores it, our typed store could not."""
     found = type_name(value)
     return found in node.types or (found == "number" and "integer" in node.types and value.is_integer())
 
@@ -312,7 +322,7 @@ def _rules(node: Node, value: Any, old: Any, path: Path, errors: list[FieldError
     for rule in node.rules:
         if rule.transition and old is ABSENT:
             continue
-        if not rule.transition and old is not ABSENT and value == old:
+        if not rule.transition and old is not ABSENT and same(value, old):
             continue  # ratcheting: it was so before
         text = broken(rule, value, None if old is ABSENT else old)
         if text:

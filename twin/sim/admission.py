@@ -91,8 +91,10 @@ def admit(
             webhooks.call(kind, DELETE, False, new, new, reader)
         return new
     custom = has_crd(kind)
-    _check_metadata_types(kind, new.get("metadata"))
+    meta = _decode_metadata(kind, new.get("metadata"))
     obj = _decode(kind, new, field_validation) if custom else copy.deepcopy(new)
+    if meta is not None:
+        obj["metadata"] = {**{k: v for k, v in obj["metadata"].items() if k not in OBJECT_META.fields}, **meta}
     obj = _mutate(kind, obj, old, operation, subresource, webhooks, reader)
     _keep_other_half(kind, obj, old, subresource)
     if custom:
@@ -105,11 +107,10 @@ def admit(
     return obj
 
 
-def _check_metadata_types(kind: type[Object], meta: Any) -> None:
-    """A number as a label value and the like: Go cannot decode it, so nothing else is looked at."""
+def _decode_metadata(kind: type[Object], meta: Any) -> Json | None:
+    """As Go reads it. A number as a label value and the like cannot be decoded, then nothing else is looked at."""
     try:
-        if meta is not None:
-            roundtrip(OBJECT_META, meta, "ObjectMeta")
+        return None if meta is None else roundtrip(OBJECT_META, meta, "ObjectMeta")
     except DecodeError as error:
         raise _cannot_be_handled(kind, str(error)) from None
 
