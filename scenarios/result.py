@@ -78,8 +78,14 @@ class Run:
     """The weakest basis among the operations that make up a phase."""
     objects: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     """Final objects, by cluster."""
+    cards: Sequence[Mapping[str, Any]] = ()
+    """What the hardware of each DPU ended as: firmware, image, Arm, network of its host."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """How often a DPU's newest condition that said no had this reason."""
     inputs: Mapping[str, bytes] = field(default_factory=dict)
     """What was read, by relative path."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What the run cost: reconciles_run, reconciles_skipped, writes, deliveries."""
 
     def phases(self) -> list[PhaseRow]:
         """Every stay in a phase. A run is finished, so what is asked of its trace is worked out once."""

@@ -10,6 +10,7 @@ from controllers.provisioning.webhooks import WEBHOOKS
 from scenarios.apply import USER, Kubectl, Refused
 from scenarios.base import Apply, Cordon, Delete, Patch, PersonTask, Scale, Scenario, Step
 from scenarios.expect import judge
+from scenarios.known_issues import met
 from scenarios.pending import pending
 from scenarios.result import ReconcileRow, Run
 from twin.backends.base import Settings
@@ -23,6 +24,7 @@ from twin.model.timing import Timing
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import begin
+from twin.sim.host import card
 from twin.sim.neighbours import power_cycle
 from twin.sim.trace import Trace
 from twin.sim.world import Options, World
@@ -177,9 +179,17 @@ class Story:
             converged=not words, pending=words, warnings=self.warnings, reconciles=list(self._reconciles()),
             objects={name: [o for r in server.resources() for o in server.table(r).values()]
                      for name, server in clusters.items()},
-            inputs=self.scenario.inputs)
+            inputs=self.scenario.inputs, figures=self._figures())
         run.expectations = judge(self.scenario.expect, run)
         return run
+
+    def _figures(self) -> dict[str, float]:
+        world = self.world
+        runners = [r for m in world.managers.values() for c in m.controllers for r in m.all_runners(c.name)]
+        servers = [world.host_cluster, *world.dpu_clusters.values()]
+        return {"reconciles_run": sum(r.stats.run for r in runners),
+                "reconciles_skipped": sum(r.stats.skipped for r in runners),
+                "writes": sum(s.resource_version for s in servers), "deliveries": sum(s.deliveries for s in servers)}
 
     def _reconciles(self) -> Iterator[ReconcileRow]:
         for manager in self.world.managers.values():

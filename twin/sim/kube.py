@@ -8,12 +8,13 @@ watchers see it `lag` after that.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twin.backends.base import AlreadyExists, ApiError, Conflict, NotFound
-from twin.model.core import Event, Namespace, ObjectReference, Pod, Service
+from twin.model.core import ConfigMap, Event, Lease, Namespace, Node, ObjectReference, Pod, Secret, Service
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.merge import merge_json, merged
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, replace
@@ -36,6 +37,8 @@ Observer = Callable[[Object | None, Object | None, int], None]
 
 FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
+_WITHOUT_GENERATION: tuple[Resource, ...] = (ConfigMap, Event, Lease, Namespace, Node, Secret, Service)
+"""Core kinds whose generation the server does not keep (seen at kube-apiserver v1.34)."""
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -70,6 +73,8 @@ class ApiServer:
         self.lag_ns = lag_ns
         self.webhooks = webhooks
         self.down = False
+        self.deliveries = 0
+        """Watch events sent to caches."""
         self.version = "v1.30.2"
         self.slowness = 1.0
         self.flaky: tuple[Callable[[], bool], bool] | None = None
@@ -136,19 +141,24 @@ class ApiServer:
         name = meta.name or meta.generate_name + self._suffix()
         key = Key(meta.namespace, name)
         table = self.table(resource)
-        if key in table:
-            raise AlreadyExists(f'{plural(resource)} "{name}" already exists')
         if key.namespace and Key("", key.namespace) not in self.table(Namespace):
             raise NotFound(f'namespaces "{key.namespace}" not found')
+        if key in table:
+            if not admitted:  # a real server validates before it looks whether the name is taken
+                admit_typed(type(obj), with_defaults(replace(obj, metadata=replace(meta, name=name))), None)
+            raise AlreadyExists(f'{plural(resource)} "{name}" already exists')
         self._rv += 1
         self._made += 1
         new = replace(obj, metadata=replace(
-            meta, name=name, uid=self._uid(), resource_version=str(self._rv), generation=meta.generation or 1,
+            meta, name=name, uid=self._uid(), resource_version=str(self._rv),
+            generation=0 if resource in _WITHOUT_GENERATION else 1,
             creation_timestamp=format_time(EPOCH + at_ns / SECOND), deletion_timestamp="",
             deletion_grace_period_seconds=None))
         new = with_defaults(new)
         if isinstance(new, Service):
             new = with_node_ports(new, cast("list[Service]", list(table.values())))
+        elif isinstance(new, Secret) and new.string_data:
+            new = cast(T, without_string_data(new))
         try:
             if not admitted:
                 admit_typed(type(obj), new, None)
@@ -177,6 +187,8 @@ class ApiServer:
         if meta.resource_version and meta.resource_version != was.resource_version:
             self._refused(resource, key, verb, by, at_ns, "Conflict")
             raise conflict(resource, key)
+        if isinstance(obj, Secret) and obj.string_data:
+            obj = cast(T, without_string_data(obj))
         if status:
             if obj.status == old.status:  # type: ignore[attr-defined]
                 return old
@@ -189,7 +201,7 @@ class ApiServer:
                 new = replace(new, status=old.status)  # type: ignore[attr-defined]
             if new == old:
                 return old
-            generation = was.generation + (replace(new, metadata=was) != old)
+            generation = was.generation + (was.generation > 0 and replace(new, metadata=was) != old)
         try:
             admit_typed(type(obj), new, old, "status" if status else "")
         except ApiError as error:
@@ -276,7 +288,8 @@ class ApiServer:
         self._rv += 1
         grace = old.spec.termination_grace_period_seconds if isinstance(old, Pod) else 0
         new = replace(old, metadata=replace(
-            meta, resource_version=str(self._rv), finalizers=finalizers, generation=meta.generation + 1,
+            meta, resource_version=str(self._rv), finalizers=finalizers,
+            generation=meta.generation + (meta.generation > 0),
             deletion_timestamp=meta.deletion_timestamp or format_time(EPOCH + at_ns / SECOND),
             deletion_grace_period_seconds=30 if grace is None else grace))
         table[key] = new
@@ -384,6 +397,7 @@ class ApiServer:
             self.env.call_at(delay if delay > 0 else 0, self._deliver, resource, key, new, obj)
 
     def _deliver(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
+        self.deliveries += len(self._caches)
         for cache in self._caches:
             cache.receive(resource, key, new, last)
 
@@ -485,6 +499,12 @@ class _Recorder:
 
 def from_shape(manifest: Mapping[str, Any]) -> type[Object]:
     return kind_of(str(manifest.get("apiVersion", "")), str(manifest.get("kind", "")))
+
+
+def without_string_data(secret: Secret) -> Secret:
+    """As stored: what stringData says is in data, encoded, over what was there under the same name."""
+    plain = {name: base64.b64encode(text.encode()).decode() for name, text in secret.string_data.items()}
+    return replace(secret, data={**secret.data, **plain}, string_data={})
 
 
 def not_found(resource: Resource, key: Key) -> NotFound:
