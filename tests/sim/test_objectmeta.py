@@ -53,6 +53,7 @@ def test_a_namespaced_object_needs_a_name_and_a_namespace() -> None:
     assert texts({"metadata": {"name": "a"}}) == ["metadata.namespace: Required value"]
     assert texts({"metadata": {"name": "a"}}, kind=Namespace) == []
     assert texts({"metadata": {"generateName": "a-", "namespace": "n"}}) == []
+    assert texts({"metadata": {"generateName": "A_", "namespace": "n"}})
 
 
 def test_owners_are_complete_and_one_controls() -> None:
@@ -61,13 +62,27 @@ def test_owners_are_complete_and_one_controls() -> None:
     assert texts(meta(ownerReferences=[{**owner, "uid": ""}])) == [
         'metadata.ownerReferences.uid: Invalid value: "": must not be empty']
     (text,) = texts(meta(ownerReferences=[owner, {**owner, "name": "x"}]))
-    assert text.endswith('Found "true" in references for w and x')
+    assert text.endswith('Found "true" in references for Node/w and Node/x')
 
 
 def test_name_namespace_and_uid_never_change() -> None:
     old = meta(uid="1")
     assert texts(meta(uid="1"), old) == []
     assert texts(meta(uid="2"), old) == ['metadata.uid: Invalid value: "2": field is immutable']
+
+
+def test_an_event_owns_nothing_and_a_version_has_one_slash_at_most() -> None:
+    owner = {"apiVersion": "v1", "kind": "Event", "name": "w", "uid": "1"}
+    assert texts(meta(ownerReferences=[owner])) == [
+        ('metadata.ownerReferences: Invalid value: {"apiVersion":"v1","kind":"Event","name":"w","uid":"1"}: '
+        "/v1, Kind=Event is disallowed from being an owner")]
+    assert texts(meta(ownerReferences=[{**owner, "apiVersion": "a/b/c"}])) == [
+        'metadata.ownerReferences.apiVersion: Invalid value: "a/b/c": version must not be empty']
+
+
+def test_orphan_and_foreground_deletion_exclude_each_other() -> None:
+    (text,) = texts(meta(finalizers=["foregroundDeletion", "orphan"]))
+    assert text.endswith("finalizer orphan and foregroundDeletion cannot be both set")
 
 
 def test_annotations_may_be_large_but_not_huge() -> None:

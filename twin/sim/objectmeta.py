@@ -15,6 +15,7 @@ import msgspec
 from twin.model import fielderror as fe
 from twin.model.core import Node
 from twin.model.fielderror import FieldError, Path
+from twin.model.gojson import OWNER_REFERENCE
 from twin.model.meta import Object
 
 Json = Mapping[str, Any]
@@ -46,7 +47,7 @@ TAINT_EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 @lru_cache(maxsize=65536)
 def subdomain_problems(name: str) -> tuple[str, ...]:
     """What keeps this from being a DNS-1123 subdomain: an object's name."""
-    out = ["must be no more than 253 bytes"] if len(name) > 253 else []
+    out = ["must be no more than 253 characters"] if len(name) > 253 else []
     if not _SUBDOMAIN.match(name):
         out.append(SUBDOMAIN_TEXT)
     return tuple(out)
@@ -67,7 +68,7 @@ def qualified_name_problems(key: str) -> tuple[str, ...]:
     if not name:
         out.append("name part must be non-empty")
     elif len(name) > 63:
-        out.append("name part must be no more than 63 bytes")
+        out.append("name part must be no more than 63 characters")
     if not _QUALIFIED.match(name):
         out.append(_NAME_PART)
     return tuple(out)
@@ -76,7 +77,7 @@ def qualified_name_problems(key: str) -> tuple[str, ...]:
 @lru_cache(maxsize=65536)
 def label_value_problems(value: str) -> tuple[str, ...]:
     """What keeps this from being a label value."""
-    out = ["must be no more than 63 bytes"] if len(value) > 63 else []
+    out = ["must be no more than 63 characters"] if len(value) > 63 else []
     if not _VALUE.match(value):
         out.append(_LABEL_VALUE)
     return tuple(out)
@@ -109,7 +110,11 @@ def metadata_errors(kind: type[Object], obj: Json, old: Json | None) -> list[Fie
     out += label_errors(meta.get("labels") or {})
     out += annotation_errors(meta.get("annotations") or {})
     out += _owner_errors(meta.get("ownerReferences") or [])
-    for name in meta.get("finalizers") or []:
+    finalizers = meta.get("finalizers") or []
+    if "orphan" in finalizers and "foregroundDeletion" in finalizers:
+        out.append(FieldError(fe.INVALID, ("metadata", "finalizers"), finalizers,
+                              "finalizer orphan and foregroundDeletion cannot be both set"))
+    for name in finalizers:
         out += [FieldError(fe.INVALID, ("metadata", "finalizers"), name, t) for t in qualified_name_problems(name)]
     if old is not None:
         out += _update_errors(meta, old.get("metadata") or {})
@@ -118,11 +123,16 @@ def metadata_errors(kind: type[Object], obj: Json, old: Json | None) -> list[Fie
 
 def _name_errors(kind: type[Object], meta: Json) -> list[FieldError]:
     name = meta.get("name", "")
-    if not name and meta.get("generateName"):
-        return []
+    prefix = meta.get("generateName", "")
+    out: list[FieldError] = []
+    if prefix:
+        masked = prefix[:-1] + "a" if prefix.endswith("-") else prefix  # a name may follow the dash
+        out += [FieldError(fe.INVALID, ("metadata", "generateName"), prefix, t) for t in subdomain_problems(masked)]
+        if not name:
+            return out
     if not name:
         return [FieldError(fe.REQUIRED, ("metadata", "name"), None, "name or generateName is required")]
-    out = [FieldError(fe.INVALID, ("metadata", "name"), name, text) for text in subdomain_problems(name)]
+    out += [FieldError(fe.INVALID, ("metadata", "name"), name, text) for text in subdomain_problems(name)]
     if kind.NAMESPACED and not meta.get("namespace"):
         out.append(FieldError(fe.REQUIRED, ("metadata", "namespace"), None, ""))
     return out
@@ -133,16 +143,26 @@ def _owner_errors(owners: list[Json]) -> list[FieldError]:
     out: list[FieldError] = []
     controller = ""
     for owner in owners:
-        for field in ("apiVersion", "kind", "name", "uid"):
-            if not owner.get(field):
-                text = "version must not be empty" if field == "apiVersion" else "must not be empty"
-                out.append(FieldError(fe.INVALID, (*path, field), owner.get(field, ""), text))
+        version = owner.get("apiVersion", "")
+        if not version.rpartition("/")[2] or version.count("/") > 1:
+            out.append(FieldError(fe.INVALID, (*path, "apiVersion"), version, "version must not be empty"))
+        out += [FieldError(fe.INVALID, (*path, field), "", "must not be empty")
+                for field in ("kind", "name", "uid") if not owner.get(field)]
+        if version == "v1" and owner.get("kind") == "Event":
+            out.append(FieldError(fe.INVALID, path, _in_go_order(owner),
+                                  "/v1, Kind=Event is disallowed from being an owner"))
         if owner.get("controller"):
+            this = f'{owner.get("kind")}/{owner.get("name")}'
             if controller:
-                out.append(FieldError(fe.INVALID, path, owners, "Only one reference can have Controller set to true. "
-                                      f'Found "true" in references for {controller} and {owner.get("name")}'))
-            controller = f'{owner.get("name")}'
+                out.append(FieldError(fe.INVALID, path, [_in_go_order(o) for o in owners],
+                                      "Only one reference can have Controller set to true. "
+                                      f'Found "true" in references for {controller} and {this}'))
+            controller = this
     return out
+
+
+def _in_go_order(owner: Json) -> Json:
+    return {name: owner[name] for name in OWNER_REFERENCE.fields if name in owner}
 
 
 def _update_errors(meta: Json, old: Json) -> list[FieldError]:
