@@ -1,23 +1,32 @@
 """Expectations: CEL over the summary and the final state (what a scenario's `expect` may say).
 
-Names: `dpus`, `dpusets`, `bfbs`, `clusters`, `nodes` (lists of plain records), every key of the summary that is known
-before expectations (`unavailable`, `reboots`, `pending`, `converged`, `warnings`, ...), `completion_s` (a list of
-seconds per DPU), and the functions `p50`, `p90`, `p95`, `max_of`, `min_of`, `count`. `second`, `minute`, `hour` are 1,
-60 and 3600.
+Lists of plain records, each described by the function that makes it: `dpus`, `dpusets`, `bfbs`, `clusters`, `dpunodes`,
+`devices`, `nodes` (of the host cluster), `dpu_nodes` (of DPU clusters), `pods`, `maintenances`, `objects` (everything
+else, by cluster), `events` (Kubernetes Events), `cards` (hardware), `phases`, `outages`, `waits`, `faults`.
+
+Values: every key of the summary that is known before expectations (`unavailable`, `reboots`, `pending`, `converged`,
+`warnings`, `virtual_s`, ...), `completion_s` (seconds per DPU), `device_changes` and `reasons` (how often),
+`known_issues`, `controllers` (passes by controller).
+
+Functions: `p50`, `p90`, `p95`, `max_of`, `min_of`, `count`; `peak(outages)`: how many DPUs are out at once at most;
+`seconds(spans)`: the sum of their lengths. `second`, `minute`, `hour` are 1, 60 and 3600.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import cel
 
+from scenarios.measure import unavailability
 from scenarios.result import Expectation, Run
-from twin.model.core import Node
-from twin.model.meta import Object, condition, condition_status
-from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuSet
+from twin.model.core import Event, Node, NodeMaintenance, Pod
+from twin.model.meta import Conditions, Object, condition, condition_status
+from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet
+from twin.sim.trace import SpanRow
 
 
 def judge(expressions: Sequence[str], run: Run) -> list[Expectation]:
@@ -46,24 +55,28 @@ def facts(run: Run) -> dict[str, Any]:
     host = run.objects.get("", ())
     completions = {d: p.completion_s for d, p in run.completions().items()}
     unavailable = run.unavailability()
-    return {
+    found: dict[str, Any] = {
+        name: [record(o) for o in host if isinstance(o, kind)] for name, (kind, record) in RECORDS.items()}
+    for dpu in found["dpus"]:
+        dpu["completion_s"] = completions.get(dpu["name"], -1.0)
+    return found | {
         "second": 1.0, "minute": 60.0, "hour": 3600.0,
-        "dpus": [_dpu(o, completions) for o in host if isinstance(o, Dpu)],
-        "dpusets": [_set(o) for o in host if isinstance(o, DpuSet)],
-        "bfbs": [{"name": o.metadata.name, "namespace": o.metadata.namespace, "phase": o.status.phase if o.status else ""}
-                 for o in host if isinstance(o, Bfb)],
-        "clusters": [_cluster(o) for o in host if isinstance(o, DpuCluster)],
-        "nodes": [_node(o) for o in host if isinstance(o, Node)],
-        "objects": {cluster or "host": [o.metadata.name for o in objects] for cluster, objects in run.objects.items()},
+        "dpu_nodes": [{**_node(o), "cluster": name} for name, objects in run.objects.items() if name for o in objects
+                      if isinstance(o, Node)],
+        "objects": {name or "host": [f"{o.KIND}/{o.metadata.name}" for o in objects]
+                    for name, objects in run.objects.items()},
+        "cards": [dict(c) for c in run.cards],
         "completion_s": [s for s in completions.values() if math.isfinite(s)],
         "unavailable": {"max": unavailable.max, "max_per_rack": unavailable.max_per_rack, "dpu_s": unavailable.dpu_s},
         "reboots": {"host": _changes(run, ("host-reboot", "host-power-cycle")), "dpu": _changes(run, ("dpu-reboot",))},
-        "device_changes": dict(run.trace.device_changes),
+        "device_changes": dict(run.trace.device_changes), "reasons": dict(run.reasons),
         "converged": run.converged, "pending": list(run.pending), "warnings": list(run.warnings),
-        "known_issues": list(run.known_issues), "virtual_s": run.virtual_s, "events": _events(host),
-        "waits": sorted({w.label for w in run.waits()}),
-        "phases": [{"dpu": p.dpu, "phase": p.phase, "start_s": p.start_s, "end_s": p.end_s, "outcome": p.outcome,
-                    "attempt": p.attempt} for p in run.phases()],
+        "known_issues": list(run.known_issues), "virtual_s": run.virtual_s,
+        "controllers": {r.controller: asdict(r) for r in run.reconciles},
+        "outages": [_span(o, "cause") for o in run.outages()], "waits": [_span(w, "constraint") for w in run.waits()],
+        "faults": [{"kind": f.kind, "target": f.target, "at_s": f.t_s, "began": f.began} for f in run.trace.faults],
+        "phases": [{"dpu": p.dpu, "phase": p.phase, "start_s": p.start_s, "end_s": p.end_s, "s": p.end_s - p.start_s,
+                    "outcome": p.outcome, "attempt": p.attempt} for p in run.phases()],
     }
 
 
@@ -71,45 +84,96 @@ def _changes(run: Run, what: tuple[str, ...]) -> int:
     return sum(run.trace.device_changes.get(w, 0) for w in what)
 
 
-def _dpu(dpu: Dpu, completions: dict[str, float]) -> dict[str, Any]:
+def _span(span: SpanRow, label: str) -> dict[str, Any]:
+    return {"dpu": span.dpu, "start_s": span.start_s, "end_s": span.end_s, "s": span.end_s - span.start_s,
+            label: span.label}
+
+
+# --- records
+
+
+def _meta(obj: Object) -> dict[str, Any]:
+    meta = obj.metadata
+    return {"name": meta.name, "namespace": meta.namespace, "labels": dict(meta.labels),
+            "annotations": dict(meta.annotations), "deleting": obj.deleting, "finalizers": list(meta.finalizers)}
+
+
+def _conditions(conditions: Conditions) -> dict[str, Any]:
+    return {c.type: {"status": c.status, "reason": c.reason, "message": c.message} for c in conditions}
+
+
+def _dpu(dpu: Dpu) -> dict[str, Any]:
+    """`completion_s` is -1 for a DPU that nobody asked for."""
     status = dpu.status
     conditions = status.conditions if status else ()
     return {
-        "name": dpu.metadata.name, "namespace": dpu.metadata.namespace, "host": dpu.spec.dpu_node_name,
-        "phase": status.phase if status else "", "ready": condition_status(conditions, "Ready") == "True",
-        "bfb": dpu.spec.bfb, "flavor": dpu.spec.dpu_flavor, "cluster": dpu.spec.cluster.name, "deleting": dpu.deleting,
-        "node_labels": dict(dpu.spec.cluster.node_labels),
-        "conditions": {c.type: {"status": c.status, "reason": c.reason, "message": c.message} for c in conditions},
-        "completion_s": completions.get(dpu.metadata.name, -1.0),
+        **_meta(dpu), "host": dpu.spec.dpu_node_name, "phase": status.phase if status else "",
+        "ready": condition_status(conditions, "Ready") == "True", "bfb": dpu.spec.bfb, "flavor": dpu.spec.dpu_flavor,
+        "cluster": dpu.spec.cluster.name, "node_labels": dict(dpu.spec.cluster.node_labels),
+        "conditions": _conditions(conditions),
     }
 
 
 def _set(dpuset: DpuSet) -> dict[str, Any]:
-    return {"name": dpuset.metadata.name, "namespace": dpuset.metadata.namespace,
+    spec = dpuset.spec.dpu_template.spec
+    return {**_meta(dpuset), "bfb": spec.bfb.name, "flavor": spec.dpu_flavor,
             "statistics": dict(dpuset.status.dpu_statistics) if dpuset.status else {}}
 
 
+def _bfb(bfb: Bfb) -> dict[str, Any]:
+    """`bsp` is the version read from the file, '' before that."""
+    status = bfb.status
+    versions = status.versions if status else None
+    return {**_meta(bfb), "phase": status.phase if status else "", "file": (status.file_name if status else "") or "",
+            "bsp": (versions.bsp if versions else "") or ""}
+
+
 def _cluster(cluster: DpuCluster) -> dict[str, Any]:
-    conditions = cluster.status.conditions if cluster.status else ()
+    status = cluster.status
+    conditions = status.conditions if status else ()
     ready = condition(conditions, "Ready")
-    return {"name": cluster.metadata.name, "namespace": cluster.metadata.namespace,
-            "phase": cluster.status.phase if cluster.status else "", "reason": ready.reason if ready else ""}
+    return {**_meta(cluster), "phase": status.phase if status else "", "reason": ready.reason if ready else "",
+            "conditions": _conditions(conditions)}
+
+
+def _dpunode(node: DpuNode) -> dict[str, Any]:
+    status = node.status
+    conditions = status.conditions if status else ()
+    return {**_meta(node), "ready": condition_status(conditions, "Ready") == "True",
+            "conditions": _conditions(conditions)}
 
 
 def _node(node: Node) -> dict[str, Any]:
-    return {"name": node.metadata.name, "cordoned": node.spec.unschedulable, "labels": dict(node.metadata.labels),
-            "taints": [t.key for t in node.spec.taints],
+    return {**_meta(node), "cordoned": node.spec.unschedulable, "taints": [t.key for t in node.spec.taints],
             "ready": condition_status(node.status.conditions, "Ready") == "True"}
 
 
-def _events(objects: Sequence[Object]) -> list[dict[str, Any]]:
-    from twin.model.core import Event
-
-    return [{"about": f"{o.involved_object.kind}/{o.involved_object.name}", "type": o.type, "reason": o.reason,
-             "message": o.message, "count": o.count} for o in objects if isinstance(o, Event)]
+def _pod(pod: Pod) -> dict[str, Any]:
+    return {**_meta(pod), "host": pod.spec.node_name, "phase": pod.status.phase}
 
 
-def _quantile(q: float) -> Any:
+def _maintenance(m: NodeMaintenance) -> dict[str, Any]:
+    return {**_meta(m), "host": m.spec.node_name, "requestors": list(m.spec.additional_requestors),
+            "conditions": _conditions(m.status.conditions if m.status else ())}
+
+
+def _event(event: Event) -> dict[str, Any]:
+    about = event.involved_object
+    return {"about": f"{about.kind}/{about.name}", "type": event.type, "reason": event.reason,
+            "message": event.message, "count": event.count}
+
+
+RECORDS: dict[str, tuple[type[Object], Callable[[Any], dict[str, Any]]]] = {
+    "dpus": (Dpu, _dpu), "dpusets": (DpuSet, _set), "bfbs": (Bfb, _bfb), "clusters": (DpuCluster, _cluster),
+    "dpunodes": (DpuNode, _dpunode), "devices": (DpuDevice, _meta), "nodes": (Node, _node), "pods": (Pod, _pod),
+    "maintenances": (NodeMaintenance, _maintenance), "events": (Event, _event),
+}
+
+
+# --- functions
+
+
+def _quantile(q: float) -> Callable[[Sequence[float]], float]:
     def of(values: Sequence[float]) -> float:
         ordered = sorted(float(v) for v in values)
         if not ordered:
@@ -119,9 +183,15 @@ def _quantile(q: float) -> Any:
     return of
 
 
+def _spans(records: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
+    return [SpanRow(r["dpu"], r["start_s"], r["end_s"], "") for r in records]
+
+
 FUNCTIONS: dict[str, Any] = {
     "p50": _quantile(0.5), "p90": _quantile(0.9), "p95": _quantile(0.95),
     "max_of": lambda values: max((float(v) for v in values), default=0.0),
     "min_of": lambda values: min((float(v) for v in values), default=0.0),
     "count": lambda values: len(values),
+    "peak": lambda records: unavailability(_spans(records), {}).max,
+    "seconds": lambda records: math.fsum(r["end_s"] - r["start_s"] for r in records),
 }

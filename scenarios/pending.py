@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from twin.model.meta import condition_status
-from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuSet, Phase
+from controllers.provisioning.selector import matches
+from twin.model.core import Event, Node, NodeMaintenance
+from twin.model.meta import Key, Object, condition_status
+from twin.model.names import Label
+from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet, Phase
 from twin.sim.world import World
 
 SHOWN = 20
@@ -13,7 +16,7 @@ SHOWN = 20
 
 def pending(world: World) -> list[str]:
     """One line per object that is not as asked, at most 20 and then a count."""
-    words = [*_bfbs(world), *_clusters(world), *_dpus(world), *_sets(world)]
+    words = [*_bfbs(world), *_clusters(world), *_dpus(world), *_sets(world), *_hosts(world)]
     if len(words) > SHOWN:
         return [*words[:SHOWN], f"and {len(words) - SHOWN} more"]
     return words
@@ -25,7 +28,15 @@ def _bfbs(world: World) -> Iterator[str]:
         if bfb.deleting:
             yield f"BFB {bfb.key} is still being deleted"
         elif phase != "Ready":
-            yield f"BFB {bfb.key} is in {phase or 'no phase'}"
+            yield f"BFB {bfb.key} is in {phase or 'no phase'}{_complaint(world, bfb)}"
+
+
+def _complaint(world: World, about: Object) -> str:
+    """The last warning about this object."""
+    uid = about.metadata.uid
+    said = [e for e in world.objects(Event) if e.type == "Warning" and e.involved_object.uid == uid]
+    last = max(said, key=lambda e: e.last_timestamp, default=None)
+    return f": {last.reason} ({last.message})" if last is not None else ""
 
 
 def _clusters(world: World) -> Iterator[str]:
@@ -34,7 +45,10 @@ def _clusters(world: World) -> Iterator[str]:
         if cluster.deleting:
             yield f"DPUCluster {cluster.key} is still being deleted"
         elif phase != "Ready":
-            yield f"DPUCluster {cluster.key} is in {phase or 'no phase'}"
+            no = next((c for c in cluster.status.conditions if c.status != "True"), None) if cluster.status else None
+            _, error = world.errors.get(("dpucluster", str(cluster.key)), (0, ""))
+            why = f": {no.reason} ({no.message})" if no is not None else f": {error}" if error else ""
+            yield f"DPUCluster {cluster.key} is in {phase or 'no phase'}{why}"
 
 
 def _dpus(world: World) -> Iterator[str]:
@@ -49,20 +63,17 @@ def _dpus(world: World) -> Iterator[str]:
             yield f"DPU {dpu.key} is in phase {phase or 'none'}{_why(dpu)}"
         else:
             owner = next((sets[r.uid] for r in dpu.metadata.owner_references if r.uid in sets), None)
-            if owner is None:
-                continue
-            wanted = owner.spec.dpu_template.spec
-            strategy = owner.spec.strategy
-            if strategy is None or strategy.type != "RollingUpdate":
-                continue
-            if dpu.spec.bfb != wanted.bfb.name or dpu.spec.dpu_flavor != wanted.dpu_flavor:
-                yield f"DPU {dpu.key} still has BFB {dpu.spec.bfb} and flavor {dpu.spec.dpu_flavor}"
+            if owner is not None:
+                yield from _outdated(dpu, owner)
 
 
-def _sets(world: World) -> Iterator[str]:
-    for dpuset in world.objects(DpuSet):
-        if dpuset.deleting:
-            yield f"DPUSet {dpuset.key} is still being deleted"
+def _outdated(dpu: Dpu, owner: DpuSet) -> Iterator[str]:
+    """OnDelete asks nothing of a DPU that is there."""
+    wanted, strategy = owner.spec.dpu_template.spec, owner.spec.strategy
+    if strategy is None or strategy.type != "RollingUpdate":
+        return
+    if dpu.spec.bfb != wanted.bfb.name or dpu.spec.dpu_flavor != wanted.dpu_flavor:
+        yield f"DPU {dpu.key} still has BFB {dpu.spec.bfb} and flavor {dpu.spec.dpu_flavor}"
 
 
 def _why(dpu: Dpu) -> str:
@@ -73,3 +84,44 @@ def _why(dpu: Dpu) -> str:
     return ""
 
 
+def _sets(world: World) -> Iterator[str]:
+    devices: dict[tuple[str, str], list[DpuDevice]] = {}
+    for device in world.objects(DpuDevice):
+        meta = device.metadata
+        devices.setdefault((meta.namespace, meta.labels.get(Label.DPUNODE_NAME, "")), []).append(device)
+    nodes: list[DpuNode] = world.objects(DpuNode)
+    for dpuset in world.objects(DpuSet):
+        if dpuset.deleting:
+            yield f"DPUSet {dpuset.key} is still being deleted"
+            continue
+        selected = [d for n in nodes if n.metadata.namespace == dpuset.metadata.namespace
+                    and matches(dpuset.spec.dpu_node_selector, n.metadata.labels)
+                    for d in devices.get((n.metadata.namespace, n.metadata.name), ())
+                    if _has(d.metadata.labels, dpuset.spec.dpu_selector)]
+        if not selected and nodes:
+            yield f"DPUSet {dpuset.key} selects no DPU: no DPUNode of its namespace fits"
+        for device in selected:
+            yield from _missing(world, dpuset, device)
+
+
+def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    return all(labels.get(name) == value for name, value in wanted.items())
+
+
+def _missing(world: World, dpuset: DpuSet, device: DpuDevice) -> Iterator[str]:
+    dpu = world.host_cluster.find(Dpu, Key(dpuset.metadata.namespace, device.metadata.name))
+    if dpu is None:
+        yield f"DPUSet {dpuset.key} has no DPU for DPUDevice {device.metadata.name}{_complaint(world, dpuset)}"
+        return
+    owner = dpu.metadata.labels.get(Label.DPUSET_NAME, "")
+    if owner and (owner, dpu.metadata.labels.get(Label.DPUSET_NAMESPACE)) != (
+            dpuset.metadata.name, dpuset.metadata.namespace):
+        yield f"DPUSet {dpuset.key} selects DPUDevice {device.metadata.name}, whose DPU belongs to DPUSet {owner}"
+
+
+def _hosts(world: World) -> Iterator[str]:
+    """A worker that is not given back."""
+    for m in world.objects(NodeMaintenance):
+        node = world.host_cluster.find(Node, Key("", m.spec.node_name))
+        if node is not None and node.spec.unschedulable and m.deleting:
+            yield f"Node {m.spec.node_name} is still cordoned: NodeMaintenance {m.key} is still being deleted"

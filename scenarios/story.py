@@ -11,6 +11,7 @@ from scenarios.apply import USER, Kubectl, Refused
 from scenarios.base import Apply, Cordon, Delete, Patch, PersonTask, Scale, Scenario, Step
 from scenarios.expect import judge
 from scenarios.known_issues import met
+from scenarios.known_issues import met
 from scenarios.pending import pending
 from scenarios.result import ReconcileRow, Run
 from twin.backends.base import Settings
@@ -24,6 +25,7 @@ from twin.model.timing import Timing
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import begin
+from twin.sim.host import card
 from twin.sim.host import card
 from twin.sim.neighbours import power_cycle
 from twin.sim.trace import Trace
@@ -179,7 +181,9 @@ class Story:
             converged=not words, pending=words, warnings=self.warnings, reconciles=list(self._reconciles()),
             objects={name: [o for r in server.resources() for o in server.table(r).values()]
                      for name, server in clusters.items()},
+            cards=[card(d) for d in world.hosts.dpus.values()], reasons=world.chronicle.reasons,
             inputs=self.scenario.inputs, figures=self._figures())
+        run.known_issues = met(run)
         run.expectations = judge(self.scenario.expect, run)
         return run
 

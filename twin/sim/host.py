@@ -393,3 +393,12 @@ class Hosts:
     def _note(self, change: str, host: str, dpu: str = "", detail: str = "") -> None:
         if self._observe is not None:
             self._observe(change, host, dpu, detail)
+
+
+def card(dpu: SimDpu) -> dict[str, Any]:
+    """A card as a checker sees it, without asking any controller."""
+    device, host = dpu.device, dpu.host
+    return {"dpu": dpu.name, "host": host.name, "arm": device.arm, "joined": device.joined,
+            "firmware_on_flash": device.flash, "firmware_running": device.running,
+            "image": device.image.identity if device.image is not None else "", "vfs": host.vfs.get(dpu.pci, 0),
+            "bridged": dpu.pci in host.bridged, "host_up": host.up, "mtu": host.mtu}
