@@ -51,9 +51,9 @@ def town() -> tuple[Town, Arms, Joining]:
     return t, arms, joining
 
 
-def token(t: Town, *, life_s: float = 7200, **fields: str) -> None:
+def token(t: Town, **fields: str) -> None:
     values = {"token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
-              "expiration": format_time(t.clock.now() + life_s), **fields}
+              "expiration": format_time(t.clock.now() + 7200), **fields}
     t.create(Secret(metadata=ObjectMeta(namespace="kube-system", name="bootstrap-token-abcdef"),
                     type="bootstrap.kubernetes.io/token",
                     data={k: base64.b64encode(v.encode()).decode() for k, v in values.items()}))

@@ -286,6 +286,24 @@ def test_a_pod_deleted_while_its_host_is_down_goes_with_the_boot() -> None:
     assert t.all(Pod) == []
 
 
+def test_a_pod_that_does_not_run_is_deleted_without_grace() -> None:
+    t = town("h1")
+    t.pod("starting", "h1", termination_grace_period_seconds=30)
+    t.pod("once", "h1", restart_policy="Never", termination_grace_period_seconds=30)
+    t.run(5)
+    t.delete(Pod, "starting")
+    t.run(20)
+    assert [p.metadata.name for p in t.all(Pod)] == ["once"]
+    t.reboot("h1", 100)
+    t.run(5)
+    assert t.get(Pod, "once").status.phase == "Failed"
+
+    t.delete(Pod, "once")
+    t.run(0.1)
+
+    assert t.all(Pod) == []
+
+
 def test_a_new_pod_of_the_same_name_is_another_pod() -> None:
     t = town("h1")
     dms_pod(t)

@@ -180,8 +180,9 @@ class PodLife(Actor):
         life.step = -1
 
     def _terminate(self, ctx: Context, key: Key, pod: Pod, life: _Life | None) -> None:
-        """SIGTERM, the grace its spec asks for, then the object goes."""
-        if life is not None and life.boot_id == pod_boot(self._hosts, pod):
+        """SIGTERM, the grace its spec asks for, then the object goes. What does not run goes at once."""
+        if (life is not None and life.step >= 0 and not finished(pod)
+                and life.boot_id == pod_boot(self._hosts, pod)):
             grace = float(pod.spec.termination_grace_period_seconds or 0)
             uid = pod.metadata.uid
             if not self.waited(key, "terminate", (uid,),
