@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bare import replay_s
-from benchmarks.fleets import ROOT, fleet
+from benchmarks.fleets import ROOT, TOKEN, fleet
 
 OUT = ROOT / "reports/out/bench.json"
-SPILL = ("allocator-spills-over",)
+SPILL = ("allocator-spills-over", TOKEN)
 
 
 @dataclass(frozen=True)

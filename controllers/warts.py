@@ -63,6 +63,10 @@ WARTS: Final[tuple[Wart, ...]] = (
          "provisioning.md 3.4, 10.1"),
     Wart("no-join-timeout", "A DPU that never joins its DPU cluster stays in DPU Cluster Config for ever",
          "provisioning.md 2.2", policy="join-timeout"),
+    Wart("bootstrap-token-expires",
+         "The join token lives two hours from the start of the OS installation: a DPU that comes to join later (one busy "
+         "worker, an external reboot) hangs in DPU Cluster Config", "provisioning.md 4.5, 10",
+         policy="bootstrap-token-lasts-a-day"),
     Wart("ready-never-leaves", "Trouble with the Node turns the Ready condition False, the phase stays Ready",
          "provisioning.md 2.2"),
     Wart("joined-by-stale-node", "A stale Ready Node of the DPU's name makes it Ready without having joined",
