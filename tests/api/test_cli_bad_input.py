@@ -137,10 +137,8 @@ def test_a_folder_without_permission_is_refused_before_anything_runs(tmp_path):
         f"os.seteuid(65534); sys.exit(call(['rehearse', {str(LIBRARY)!r}, '--out', 'locked/out', '-q']))", tmp_path)
 
     assert done.returncode == 2
-    assert done.stderr.endswith(": permission denied
-")
-    assert done.stderr.count("
-") == 1
+    assert done.stderr.endswith(": permission denied\n")
+    assert done.stderr.count("\n") == 1
     assert list((tmp_path / "locked").iterdir()) == []
 
 
