@@ -68,7 +68,7 @@ Look = Callable[["Picture"], Iterator[Place]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`reference`: upstream's issue numbers, or the section of the behaviour sheet that describes it."""
+    """`reference`: upstream's issue numbers, or the section of provisioning.md that describes it."""
 
     id: str
     title: str

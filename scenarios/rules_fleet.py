@@ -64,7 +64,7 @@ def _flavors(p: Picture) -> Iterator[tuple[Manifest, list[Card]]]:
             yield found, list(of.values())
 
 
-@rule("flavor-resources", "dpuResources ask for more than the DPU has", "sheet 2.2 phase 4", needs_fleet=True)
+@rule("flavor-resources", "dpuResources ask for more than the DPU has", "provisioning.md 2.2 phase 4", needs_fleet=True)
 def _resources(p: Picture) -> Iterator[Place]:
     for m, cards in _flavors(p):
         asked = part(m.data, "spec", "dpuResources")
@@ -82,7 +82,7 @@ def _resources(p: Picture) -> Iterator[Place]:
                 "DPUs go to Error (InsufficientResources)", asked)
 
 
-@rule("part-unknown", "A part number without known capacity", "sheet 2.2 phase 4", "note", needs_fleet=True)
+@rule("part-unknown", "A part number without known capacity", "provisioning.md 2.2 phase 4", "note", needs_fleet=True)
 def _part(p: Picture) -> Iterator[Place]:
     for card in p.fleet.cards if p.fleet else ():
         if card.model not in MODELS:
@@ -92,7 +92,7 @@ def _part(p: Picture) -> Iterator[Place]:
                 "say cores and memory", card.model)
 
 
-@rule("selects-nothing", "A DPUSet selects no DPU of the fleet", "sheet 5.1", "warning", needs_fleet=True)
+@rule("selects-nothing", "A DPUSet selects no DPU of the fleet", "provisioning.md 5.1", "warning", needs_fleet=True)
 def _selects_nothing(p: Picture) -> Iterator[Place]:
     for s in p.selections:
         if not p.cards(s):
@@ -100,7 +100,7 @@ def _selects_nothing(p: Picture) -> Iterator[Place]:
             yield Place(s.manifest, (), f"{s.name} makes no DPU: {what}")
 
 
-@rule("overlap", "Two DPUSets select one DPU", "sheet 10.1 (7)", needs_fleet=True)
+@rule("overlap", "Two DPUSets select one DPU", "provisioning.md 10.1 (7)", needs_fleet=True)
 def _overlap(p: Picture) -> Iterator[Place]:
     for a, b, dpu in selected_twice(p):
         yield Place(
@@ -109,7 +109,7 @@ def _overlap(p: Picture) -> Iterator[Place]:
             "ever, and its later DPUs may starve")
 
 
-@rule("oob-bridge", "A host without br-dpu or its default route", "sheet 2.2 phase 1", needs_fleet=True)
+@rule("oob-bridge", "A host without br-dpu or its default route", "provisioning.md 2.2 phase 1", needs_fleet=True)
 def _oob_bridge(p: Picture) -> Iterator[Place]:
     for host in p.fleet.hosts if p.fleet else ():
         if not host.oob_bridge:
@@ -118,7 +118,8 @@ def _oob_bridge(p: Picture) -> Iterator[Place]:
                 "its DPUs wait in Initializing (DPUOOBBridgeNotConfigured)", False)
 
 
-@rule("effect-needs-node", "A node effect that needs a Kubernetes node on a host that is none", "4445649, sheet 6",
+@rule("effect-needs-node", "A node effect that needs a Kubernetes node on a host that is none", "4445649, "
+                                                                                                "provisioning.md 6",
       needs_fleet=True)
 def _effect_needs_node(p: Picture) -> Iterator[Place]:
     for s in p.selections:
@@ -139,7 +140,8 @@ def _effect_needs_node(p: Picture) -> Iterator[Place]:
                 "they are Ready", s.effect, "warning")
 
 
-@rule("reboot-method", "A warm reboot by gNOI on a host that is no Kubernetes node does nothing", "sheet 3.4 (b)",
+@rule("reboot-method", "A warm reboot by gNOI on a host that is no Kubernetes node does nothing", "provisioning.md "
+                                                                                                  "3.4 (b)",
       needs_fleet=True)
 def _reboot_method(p: Picture) -> Iterator[Place]:
     for host in p.fleet.hosts if p.fleet else ():
@@ -149,7 +151,7 @@ def _reboot_method(p: Picture) -> Iterator[Place]:
                 "its DPUs stay in Rebooting: use external or script", "gNOI")
 
 
-@rule("reboot-command", "A reboot annotation that is not legal", "sheet 3.4", needs_fleet=True)
+@rule("reboot-command", "A reboot annotation that is not legal", "provisioning.md 3.4", needs_fleet=True)
 def _reboot_command(p: Picture) -> Iterator[Place]:
     for host in p.fleet.hosts if p.fleet else ():
         for key in (Annotation.POWERCYCLE_COMMAND, Annotation.REBOOT_COMMAND):
@@ -165,7 +167,8 @@ def _reboot_command(p: Picture) -> Iterator[Place]:
                     value, "warning")
 
 
-@rule("slow-reboot", "The join token expires before the host is rebooted by hand", "2 h, sheet 2.6, 4.5", "warning",
+@rule("slow-reboot", "The join token expires before the host is rebooted by hand", "2 h, provisioning.md 2.6, 4.5",
+      "warning",
       needs_fleet=True)
 def _slow_reboot(p: Picture) -> Iterator[Place]:
     if p.fleet is None or p.profile is None:
@@ -182,7 +185,7 @@ def _slow_reboot(p: Picture) -> Iterator[Place]:
             "stay in DPU Cluster Config", duration(after_s))
 
 
-@rule("hold-release", "Nobody releases a hold, or not as the code wants it", "sheet 6", needs_fleet=True)
+@rule("hold-release", "Nobody releases a hold, or not as the code wants it", "provisioning.md 6", needs_fleet=True)
 def _hold(p: Picture) -> Iterator[Place]:
     for s in p.selections:
         if not s.effect.get("hold") or p.fleet is None:
@@ -196,7 +199,8 @@ def _hold(p: Picture) -> Iterator[Place]:
                 f"{s.name} holds, and a removed annotation is set again: it must be set to false", "remove")
 
 
-@rule("several-dpus", "More than one DPU on a host", "until 25.10 one DPU per host is supported; sheet 6", "warning",
+@rule("several-dpus", "More than one DPU on a host", "until 25.10 one DPU per host is supported; provisioning.md 6",
+      "warning",
       needs_fleet=True)
 def _several(p: Picture) -> Iterator[Place]:
     hosts = {h.name: len(found) for s in p.selections for h in p.hosts(s)
@@ -209,7 +213,8 @@ def _several(p: Picture) -> Iterator[Place]:
             f"the others; reboots of one interrupt the other ({len(hosts)} hosts)", count)
 
 
-@rule("cluster-capacity", "More DPUs than the first DPUCluster takes", "sheet 5.5, 10.1 (8)", needs_fleet=True)
+@rule("cluster-capacity", "More DPUs than the first DPUCluster takes", "provisioning.md 5.5, 10.1 (8)",
+      needs_fleet=True)
 def _capacity(p: Picture) -> Iterator[Place]:
     clusters = sorted(p.of("DPUCluster"), key=lambda m: (m.id.namespace, m.id.name))
     wanted = len({c.name for s in p.selections for c in p.cards(s)})
@@ -230,7 +235,7 @@ def _capacity(p: Picture) -> Iterator[Place]:
             f"it gets no DPU: only {clusters[0].id}, the first by name, is ever used", None, "note")
 
 
-@rule("drain-stuck", "A drain that a PodDisruptionBudget never allows", "sheet 10.1 (6)", needs_fleet=True)
+@rule("drain-stuck", "A drain that a PodDisruptionBudget never allows", "provisioning.md 10.1 (6)", needs_fleet=True)
 def _drain(p: Picture) -> Iterator[Place]:
     drained = {h.name for s in p.selections if s.effect.get("drain") for h in p.hosts(s)}
     for budget in p.fleet.budgets if p.fleet else ():
@@ -253,7 +258,7 @@ def allowed(budget: Budget, pods: int) -> int:
     return count if budget.max_unavailable is not None else max(0, pods - count)
 
 
-@rule("image-unreachable", "No image server has the BFB", "sheet 10.1 (1)", needs_fleet=True)
+@rule("image-unreachable", "No image server has the BFB", "provisioning.md 10.1 (1)", needs_fleet=True)
 def _image(p: Picture) -> Iterator[Place]:
     for m in p.of("BFB"):
         url = part(m.data, "spec", "url")
@@ -269,7 +274,7 @@ def _image(p: Picture) -> Iterator[Place]:
         yield Place(m, ("spec", "url"), f"the BFB goes to Error, and its DPUs wait in Pending: {why}", url)
 
 
-@rule("volume-full", "The BFB volume is too small", "10 Gi, sheet 11", needs_fleet=True)
+@rule("volume-full", "The BFB volume is too small", "10 Gi, provisioning.md 11", needs_fleet=True)
 def _volume(p: Picture) -> Iterator[Place]:
     if p.fleet is None:
         return
@@ -300,7 +305,7 @@ def _firmware(p: Picture) -> Iterator[Place]:
                 "older than 32.41.1000: v25.10 fails at the reboot; upgrade it with this roll-out", card.firmware)
 
 
-@rule("one-worker", "One worker looks at all DPUs", "sheet 10.1 (5)", "note", needs_fleet=True)
+@rule("one-worker", "One worker looks at all DPUs", "provisioning.md 10.1 (5)", "note", needs_fleet=True)
 def _one_worker(p: Picture) -> Iterator[Place]:
     if p.profile is None or p.fleet is None:
         return

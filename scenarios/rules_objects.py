@@ -16,7 +16,7 @@ from twin.model.validation import fill_defaults, prune
 from twin.runtime.webhook import Denied
 
 
-@rule("webhook-refuses", "An admission webhook refuses the object", "sheet 9.2")
+@rule("webhook-refuses", "An admission webhook refuses the object", "provisioning.md 9.2")
 def _webhook(p: Picture) -> Iterator[Place]:
     for m in p.of("BFB", "DPUSet", "DPUFlavor"):
         for hook in WEBHOOKS:
@@ -48,7 +48,7 @@ def _namespace(p: Picture) -> Iterator[Place]:
                 "its own namespace", m.id.namespace)
 
 
-@rule("bfb-missing", "The BFB that a DPUSet names does not exist in its namespace", "sheet 2.2 phase 2",
+@rule("bfb-missing", "The BFB that a DPUSet names does not exist in its namespace", "provisioning.md 2.2 phase 2",
       needs_whole=True)
 def _bfb_missing(p: Picture) -> Iterator[Place]:
     for s in p.selections:
@@ -58,7 +58,8 @@ def _bfb_missing(p: Picture) -> Iterator[Place]:
                 f"DPUs will wait in Pending (BFBNotFound): there is no such BFB in {s.namespace}", s.bfb)
 
 
-@rule("flavor-missing", "The DPUFlavor that a DPUSet names does not exist in its namespace", "sheet 2.2 phase 4",
+@rule("flavor-missing", "The DPUFlavor that a DPUSet names does not exist in its namespace", "provisioning.md 2.2 "
+                                                                                             "phase 4",
       needs_whole=True)
 def _flavor_missing(p: Picture) -> Iterator[Place]:
     for s in p.selections:
@@ -68,7 +69,7 @@ def _flavor_missing(p: Picture) -> Iterator[Place]:
                 f"DPUs will wait in Initialize Interface: there is no such DPUFlavor in {s.namespace}", s.flavor)
 
 
-@rule("bfb-file-shared", "Two BFBs use one file with different URLs", "4143309, sheet 4.1")
+@rule("bfb-file-shared", "Two BFBs use one file with different URLs", "4143309, provisioning.md 4.1")
 def _bfb_file_shared(p: Picture) -> Iterator[Place]:
     first: dict[str, Manifest] = {}
     for m in p.of("BFB"):
@@ -81,7 +82,7 @@ def _bfb_file_shared(p: Picture) -> Iterator[Place]:
                 "one of them holds the wrong image", file)
 
 
-@rule("operator-config", "Not exactly one DPFOperatorConfig", "sheet 2.2 phase 9, 9.1", needs_whole=True)
+@rule("operator-config", "Not exactly one DPFOperatorConfig", "provisioning.md 2.2 phase 9, 9.1", needs_whole=True)
 def _operator_config(p: Picture) -> Iterator[Place]:
     found = p.of("DPFOperatorConfig")
     if not found and p.selections:
@@ -96,7 +97,7 @@ def _operator_config(p: Picture) -> Iterator[Place]:
             "Configuration fail until there is exactly one")
 
 
-@rule("operator-config-networking", "DPFOperatorConfig without networking", "sheet 9.1")
+@rule("operator-config-networking", "DPFOperatorConfig without networking", "provisioning.md 9.1")
 def _networking(p: Picture) -> Iterator[Place]:
     for m in p.of("DPFOperatorConfig"):
         spec = mapping(m.data, "spec")
@@ -106,7 +107,7 @@ def _networking(p: Picture) -> Iterator[Place]:
                 "Host Network Configuration needs it (DPFOperatorConfigNetworkingSectionMissing)")
 
 
-@rule("dms-timeout", "dmsTimeout has no effect", "sheet 3.1", "note")
+@rule("dms-timeout", "dmsTimeout has no effect", "provisioning.md 3.1", "note")
 def _dms_timeout(p: Picture) -> Iterator[Place]:
     for m in p.of("DPFOperatorConfig"):
         value = part(m.data, "spec", "provisioningController", "dmsTimeout")
@@ -116,7 +117,8 @@ def _dms_timeout(p: Picture) -> Iterator[Place]:
                 "DMS is started with 900 s whatever stands here", value)
 
 
-@rule("bfcfg-template", "The ConfigMap with the bf.cfg template is missing or too large", "sheet 4.2", needs_whole=True)
+@rule("bfcfg-template", "The ConfigMap with the bf.cfg template is missing or too large", "provisioning.md 4.2",
+      needs_whole=True)
 def _bfcfg_template(p: Picture) -> Iterator[Place]:
     path: Path = ("spec", "provisioningController", "bfCFGTemplateConfigMap")
     for m in p.of("DPFOperatorConfig"):
@@ -135,7 +137,7 @@ def _bfcfg_template(p: Picture) -> Iterator[Place]:
                 "every OS installation fails: bf.cfg may have 128 KiB at most", f"{len(str(text).encode())} bytes")
 
 
-@rule("dpu-mode", "A dpuMode that the gNOI path refuses", "sheet 2.2 phase 5")
+@rule("dpu-mode", "A dpuMode that the gNOI path refuses", "provisioning.md 2.2 phase 5")
 def _dpu_mode(p: Picture) -> Iterator[Place]:
     redfish = any(part(m.data, "spec", "provisioningController", "installInterface", "installViaRedfish") is not None
                   for m in p.of("DPFOperatorConfig"))
@@ -145,7 +147,8 @@ def _dpu_mode(p: Picture) -> Iterator[Place]:
             yield Place(m, ("spec", "dpuMode"), "DPUs go to Error (RequestedDPUModeUnsupported)", mode)
 
 
-@rule("host-power-cycle-ignored", "nvconfig's hostPowerCycleRequired is ignored", "4583693, sheet 1.5", "warning")
+@rule("host-power-cycle-ignored", "nvconfig's hostPowerCycleRequired is ignored", "4583693, provisioning.md 1.5",
+      "warning")
 def _power_cycle_ignored(p: Picture) -> Iterator[Place]:
     for m in p.of("DPUFlavor"):
         listed = part(m.data, "spec", "nvconfig")
@@ -171,7 +174,7 @@ def _name_suffix(p: Picture) -> Iterator[Place]:
             seen.add(suffix)
 
 
-@rule("custom-action-configmap", "The ConfigMap of a customAction is missing or holds no pod", "sheet 6",
+@rule("custom-action-configmap", "The ConfigMap of a customAction is missing or holds no pod", "provisioning.md 6",
       needs_whole=True)
 def _custom_action(p: Picture) -> Iterator[Place]:
     for s in p.selections:
@@ -187,7 +190,7 @@ def _custom_action(p: Picture) -> Iterator[Place]:
             yield Place(found, ("data",), "DPUs wait in Node Effect (FailedToCreateJob): no key contains \"yaml\"")
 
 
-@rule("taint-evicts-dms", "A NoExecute node effect evicts the DMS pod", "sheet 3.1")
+@rule("taint-evicts-dms", "A NoExecute node effect evicts the DMS pod", "provisioning.md 3.1")
 def _taint(p: Picture) -> Iterator[Place]:
     for s in p.selections:
         if part(s.effect, "taint", "effect") == "NoExecute":
@@ -197,7 +200,7 @@ def _taint(p: Picture) -> Iterator[Place]:
                 "NoExecute")
 
 
-@rule("effect-false", "A node effect that is present but false", "sheet 1.8", "warning")
+@rule("effect-false", "A node effect that is present but false", "provisioning.md 1.8", "warning")
 def _effect_false(p: Picture) -> Iterator[Place]:
     for s in p.selections:
         for name in ("drain", "hold"):
@@ -208,7 +211,7 @@ def _effect_false(p: Picture) -> Iterator[Place]:
                     False)
 
 
-@rule("cluster-missing", "There is no DPUCluster", "sheet 5.5", needs_whole=True)
+@rule("cluster-missing", "There is no DPUCluster", "provisioning.md 5.5", needs_whole=True)
 def _cluster_missing(p: Picture) -> Iterator[Place]:
     if p.selections and not p.of("DPUCluster"):
         yield Place(
@@ -216,7 +219,7 @@ def _cluster_missing(p: Picture) -> Iterator[Place]:
             "there is no DPUCluster: DPUs wait in Initializing (DPUClusterNotAllocated)")
 
 
-@rule("cluster-unmanaged", "A DPUCluster that no cluster manager makes Ready", "sheet 7.3, k1")
+@rule("cluster-unmanaged", "A DPUCluster that no cluster manager makes Ready", "provisioning.md 7.3, k1")
 def _cluster_unmanaged(p: Picture) -> Iterator[Place]:
     disabled = {kind for m in p.of("DPFOperatorConfig") for kind, key in
                 (("kamaji", "kamajiClusterManager"), ("static", "staticClusterManager"))
@@ -231,7 +234,8 @@ def _cluster_unmanaged(p: Picture) -> Iterator[Place]:
                 "no cluster manager of DPF has this type: it stays Creating unless yours takes it", kind, "warning")
 
 
-@rule("static-kubeconfig", "A static DPUCluster without a usable kubeconfig", "sheet 7.2, e7", needs_whole=True)
+@rule("static-kubeconfig", "A static DPUCluster without a usable kubeconfig", "provisioning.md 7.2, e7",
+      needs_whole=True)
 def _static_kubeconfig(p: Picture) -> Iterator[Place]:
     for m in p.of("DPUCluster"):
         if part(m.data, "spec", "type") != "static":
@@ -249,7 +253,7 @@ def _static_kubeconfig(p: Picture) -> Iterator[Place]:
             yield Place(secret, ("data",), f"{m.id} never turns Ready: this Secret has no key {names.KUBECONFIG_KEY}")
 
 
-@rule("keepalived-clash", "Two DPUClusters share a virtual address or router id", "sheet 1.3")
+@rule("keepalived-clash", "Two DPUClusters share a virtual address or router id", "provisioning.md 1.3")
 def _keepalived(p: Picture) -> Iterator[Place]:
     for a, b in combinations(p.of("DPUCluster"), 2):
         one, two = (mapping(m.data, "spec", "clusterEndpoint", "keepalived") for m in (a, b))
@@ -260,7 +264,7 @@ def _keepalived(p: Picture) -> Iterator[Place]:
                     f"{a.id} ({a.where}) has it too: their keepalived instances fight for it", one[key])
 
 
-@rule("reboot-script", "The ConfigMap of a reboot script is missing or holds no pod template", "sheet 3.4",
+@rule("reboot-script", "The ConfigMap of a reboot script is missing or holds no pod template", "provisioning.md 3.4",
       needs_whole=True)
 def _reboot_script(p: Picture) -> Iterator[Place]:
     for m in p.of("DPUNode"):
@@ -280,7 +284,7 @@ def _script(p: Picture, at: Manifest | None, path: Path, namespace: str, name: s
         yield Place(found, ("data",), "DPUs wait in Rebooting: the key pod-template is missing")
 
 
-@rule("on-delete", "OnDelete changes nothing until DPUs are deleted by hand", "sheet 5.3", "note")
+@rule("on-delete", "OnDelete changes nothing until DPUs are deleted by hand", "provisioning.md 5.3", "note")
 def _on_delete(p: Picture) -> Iterator[Place]:
     changed = {(a.kind, a.namespace, a.name) for step in p.timeline if isinstance(a := step.action, Patch)}
     for s in p.selections:

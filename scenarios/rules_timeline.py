@@ -44,7 +44,7 @@ def _operator_config_deleted(p: Picture) -> Iterator[Place]:
         yield Place(step, ("delete",), "a DPU that is installing then stays in OS Installing and cannot be deleted")
 
 
-@rule("cluster-deleted", "A DPUCluster deleted with DPUs in it", "sheet 7.1, 10.1 (15)", "warning")
+@rule("cluster-deleted", "A DPUCluster deleted with DPUs in it", "provisioning.md 7.1, 10.1 (15)", "warning")
 def _cluster_deleted(p: Picture) -> Iterator[Place]:
     for step, cluster in _deletions(p, "DPUCluster"):
         yield Place(
@@ -92,7 +92,7 @@ def _effect_edit(p: Picture) -> Iterator[Place]:
                 "its DPUSets keep the old one: it takes a new DPUDeployment, which re-provisions")
 
 
-@rule("label-removal", "A node label taken from a template is never removed", "sheet 10.1 (13)", "warning")
+@rule("label-removal", "A node label taken from a template is never removed", "provisioning.md 10.1 (13)", "warning")
 def _label_removal(p: Picture) -> Iterator[Place]:
     for step, patch in _patches(p, "DPUSet"):
         path = ("spec", "dpuTemplate", "spec", "cluster", "nodeLabels")
@@ -113,7 +113,7 @@ def _reboot_method_edit(p: Picture) -> Iterator[Place]:
                 "a DPU that is rebooting when it changes stays in Rebooting: delete it")
 
 
-@rule("immutable-edit", "A field that can never change", "sheet 1, 5.3")
+@rule("immutable-edit", "A field that can never change", "provisioning.md 1, 5.3")
 def _immutable(p: Picture) -> Iterator[Place]:
     for kind, path, instead in (("BFB", ("spec", "url"), "make a new BFB and name it"),
                                 ("BFB", ("spec", "fileName"), "make a new BFB and name it"),

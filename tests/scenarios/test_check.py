@@ -162,8 +162,8 @@ def test_a_problem_between_objects_is_found(rule, more):
     ("cluster-capacity", "generate: {hosts_per_rack: 11}"),
     ("flavor-memory", "generate: {dpu: {model: X, cores: 8, memory_bytes: 8Gi}}"),
     ("part-unknown", "generate: {dpu: {model: X, cores: 8, memory_bytes: 64Gi}}"),
-    ("drain-stuck", "{generate: {host: {pods: [{name: p, labels: {a: b}}]}}, "
-      "budgets: [{name: b, selector: {a: b}, min_available: 100%}]}"),
+    ("drain-stuck", ("{generate: {host: {pods: [{name: p, labels: {a: b}}]}}, "
+                     "budgets: [{name: b, selector: {a: b}, min_available: 100%}]}")),
     ("image-unreachable", "generate: {}\nimage_servers: [{name: s, url: 'http://other/'}]"),
     ("image-unreachable", "generate: {}\nimage_servers: [{name: s, url: 'http://x/', files: {other.bfb: {}}}]"),
     ("volume-full", "generate: {}\nvolume: {size_bytes: 1Gi}"),
