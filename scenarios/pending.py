@@ -9,6 +9,7 @@ from twin.model.core import Event, Node, NodeMaintenance
 from twin.model.meta import Key, Object, condition_status
 from twin.model.names import Label
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet, Phase
+from twin.sim.host import BOOTING
 from twin.sim.world import World
 
 SHOWN = 20
@@ -120,7 +121,10 @@ def _missing(world: World, dpuset: DpuSet, device: DpuDevice) -> Iterator[str]:
 
 
 def _hosts(world: World) -> Iterator[str]:
-    """A worker that is not given back."""
+    """Hosts on their way up, and workers that are not given back."""
+    for host in world.hosts.hosts.values():
+        if host.state == BOOTING:
+            yield f"host {host.name} is booting"
     for m in world.objects(NodeMaintenance):
         node = world.host_cluster.find(Node, Key("", m.spec.node_name))
         if node is not None and node.spec.unschedulable and m.deleting:

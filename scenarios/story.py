@@ -72,8 +72,8 @@ class Story:
                 progress(self, time.perf_counter() - began)
             if trace.records != seen:
                 seen, quiet_since = trace.records, env.now
-            quiet_s = (env.now - quiet_since) / SECOND
-            if env.now_s <= self.last_step_s or quiet_s < SETTLED_S:
+            quiet_s = env.now_s - max(quiet_since / SECOND, self.last_step_s)
+            if quiet_s < SETTLED_S:
                 continue
             if quiet_s >= IDLE_S or not self.pending():
                 break
