@@ -131,6 +131,10 @@ class Picture:
     def of(self, *kinds: str) -> list[Manifest]:
         return [m for m in self.all if m.id.kind in kinds]
 
+    def distinct(self, kind: str) -> list[Manifest]:
+        """One manifest for each object of the kind: an object that the timeline applies again is still one."""
+        return list({m.id: m for m in self.of(kind)}.values())
+
     def find(self, kind: str, namespace: str, name: str) -> Manifest | None:
         wanted = (kind, namespace, name)
         return next((m for m in self.all if m.id[1:] == wanted), None)

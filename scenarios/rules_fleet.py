@@ -216,7 +216,7 @@ def _several(p: Picture) -> Iterator[Place]:
 @rule("cluster-capacity", "More DPUs than the first DPUCluster takes", "provisioning.md 5.5, 10.1 (8)",
       needs_fleet=True)
 def _capacity(p: Picture) -> Iterator[Place]:
-    clusters = sorted(p.of("DPUCluster"), key=lambda m: (m.id.namespace, m.id.name))
+    clusters = sorted(p.distinct("DPUCluster"), key=lambda m: (m.id.namespace, m.id.name))
     wanted = len({c.name for s in p.selections for c in p.cards(s)})
     if not clusters or not wanted:
         return

@@ -72,7 +72,7 @@ def _flavor_missing(p: Picture) -> Iterator[Place]:
 @rule("bfb-file-shared", "Two BFBs use one file with different URLs", "4143309, provisioning.md 4.1")
 def _bfb_file_shared(p: Picture) -> Iterator[Place]:
     first: dict[str, Manifest] = {}
-    for m in p.of("BFB"):
+    for m in p.distinct("BFB"):
         file = part(m.data, "spec", "fileName") or names.bfb_file(m.id.namespace, m.id.name)
         other = first.setdefault(str(file), m)
         if other is not m and part(other.data, "spec", "url") != part(m.data, "spec", "url"):
@@ -84,7 +84,7 @@ def _bfb_file_shared(p: Picture) -> Iterator[Place]:
 
 @rule("operator-config", "Not exactly one DPFOperatorConfig", "provisioning.md 2.2 phase 9, 9.1", needs_whole=True)
 def _operator_config(p: Picture) -> Iterator[Place]:
-    found = p.of("DPFOperatorConfig")
+    found = p.distinct("DPFOperatorConfig")
     if not found and p.selections:
         yield Place(
             p.selections[0].manifest, (),
@@ -255,7 +255,7 @@ def _static_kubeconfig(p: Picture) -> Iterator[Place]:
 
 @rule("keepalived-clash", "Two DPUClusters share a virtual address or router id", "provisioning.md 1.3")
 def _keepalived(p: Picture) -> Iterator[Place]:
-    for a, b in combinations(p.of("DPUCluster"), 2):
+    for a, b in combinations(p.distinct("DPUCluster"), 2):
         one, two = (mapping(m.data, "spec", "clusterEndpoint", "keepalived") for m in (a, b))
         for key in ("vip", "virtualRouterID"):
             if key in one and one.get(key) == two.get(key):
@@ -300,5 +300,5 @@ def selected_twice(p: Picture) -> Iterator[tuple[Selection, Selection, str]]:
     taken = [(s, {c.name for c in p.cards(s)}) for s in p.selections]
     for (a, of_a), (b, of_b) in combinations(taken, 2):
         both = sorted(of_a & of_b)
-        if both and a.namespace == b.namespace:
+        if both and a.namespace == b.namespace and a.name != b.name:
             yield a, b, both[0]

@@ -281,6 +281,12 @@ def test_a_harmless_timeline_has_no_finding(tmp_path, entry):
     assert story(tmp_path, entry) == {}
 
 
+def test_an_object_that_is_applied_again_is_not_its_own_rival(tmp_path):
+    (tmp_path / "again.yaml").write_text(GOOD)
+
+    assert story(tmp_path, "{at: 1h, apply: again.yaml}") == {}
+
+
 def test_on_delete_is_noted_when_the_timeline_counts_on_a_roll_out(tmp_path):
     entry = patch("DPUSet", "set", "{spec: {dpuTemplate: {spec: {dpuFlavor: x}}}}")
     by_hand = GOOD.replace("{type: RollingUpdate, rollingUpdate: {maxUnavailable: 1}}", "{type: OnDelete}")
