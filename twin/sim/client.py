@@ -8,17 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from twin.backends.base import ApiError, Unavailable, View
 from twin.model.meta import Key, Object
 from twin.runtime.reconcile import Reconciler, Watch
 from twin.sim.clock import SECOND
 from twin.sim.kube import ApiServer, Resource, resource_of
-from twin.sim.runner import Meter, Runner, touch
+from twin.sim.runner import Meter, touch
 
 T = TypeVar("T", bound=Object)
 V = TypeVar("V", bound=View)
+
+
+class Queue(Protocol):
+    """What a watch event is put into."""
+
+    def add(self, key: Key) -> None: ...
 
 
 class TimedOut(Unavailable):
@@ -38,7 +44,7 @@ class Informer:
         self.readers: dict[Any, dict[Any, None]] = {}
         """Tokens: a key, None (a list of all), or (label, value)."""
         self.by_label: dict[str, dict[str, dict[Key, Object]]] = {}
-        self.watchers: list[tuple[Runner, Reconciler, Watch]] = []
+        self.watchers: list[tuple[Queue, Reconciler, Watch]] = []
         self.views: list[View] = []
 
     def labelled(self, label: str, value: str) -> dict[Key, Object]:
@@ -63,15 +69,15 @@ class Cache:
         self.view_readers: dict[Any, dict[Any, None]] = {}
         self._informers: dict[Resource, Informer] = {}
         self._views: dict[type, View] = {}
-        server.attach(self)
 
     def informer(self, kind: Resource) -> Informer:
         found = self._informers.get(kind)
         if found is None:
             found = self._informers[kind] = Informer(dict(self.server.table(kind)))
+            self.server.attach(self, kind)
         return found
 
-    def watch(self, runner: Runner, reconciler: Reconciler, watch: Watch) -> None:
+    def watch(self, runner: Queue, reconciler: Reconciler, watch: Watch) -> None:
         """Wake this controller from now on, and once for every object there is."""
         informer = self.informer(watch.kind)
         informer.watchers.append((runner, reconciler, watch))
@@ -166,7 +172,7 @@ class Cache:
                 index.setdefault(now, {})[key] = new
 
 
-def _wake(runner: Runner, reconciler: Reconciler, watch: Watch, old: Object | None, new: Object | None) -> None:
+def _wake(runner: Queue, reconciler: Reconciler, watch: Watch, old: Object | None, new: Object | None) -> None:
     if watch.when is not None and not watch.when(old, new):
         return
     if watch.to is None:

@@ -92,7 +92,8 @@ class ApiServer:
         self._rv = 0
         self._made = 0
         self._tables: dict[Resource, dict[Key, Object]] = {}
-        self._caches: list[Cache] = []
+        self._interested: dict[Resource, list[Cache]] = {}
+        """Caches that watch a kind."""
         self._dependents: dict[str, dict[tuple[Resource, Key], None]] = {}
 
     # --- reads
@@ -122,12 +123,14 @@ class ApiServer:
     def resource_version(self) -> int:
         return self._rv
 
-    def attach(self, cache: Cache) -> None:
-        """Send this cache every change from now on."""
-        self._caches.append(cache)
+    def attach(self, cache: Cache, resource: Resource) -> None:
+        """Send this cache every change of this kind from now on."""
+        self._interested.setdefault(resource, []).append(cache)
 
     def detach(self, cache: Cache) -> None:
-        self._caches.remove(cache)
+        for caches in self._interested.values():
+            if cache in caches:
+                caches.remove(cache)
 
     # --- writes
 
@@ -138,7 +141,7 @@ class ApiServer:
         """
         resource = resource_of(obj)
         meta = obj.metadata
-        name = meta.name or meta.generate_name + self._suffix()
+        name = meta.name or (meta.generate_name and meta.generate_name + self._suffix())
         key = Key(meta.namespace, name)
         table = self.table(resource)
         if key.namespace and Key("", key.namespace) not in self.table(Namespace):
@@ -393,12 +396,15 @@ class ApiServer:
             touch(readers, (resource, key))
             touch(readers, resource)
         delay = at_ns - self.env.now + self.lag_ns
-        if self._caches:
+        if resource in self._interested:
             self.env.call_at(delay if delay > 0 else 0, self._deliver, resource, key, new, obj)
 
     def _deliver(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
-        self.deliveries += len(self._caches)
-        for cache in self._caches:
+        interested = self._interested.get(resource)
+        if interested is None:
+            return
+        self.deliveries += len(interested)
+        for cache in interested:
             cache.receive(resource, key, new, last)
 
     def _refused(self, resource: Resource, key: Key, verb: str, by: str, at_ns: int, reason: str) -> None:

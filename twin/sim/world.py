@@ -22,6 +22,7 @@ from twin.model.provisioning import (
 )
 from twin.model.timing import Timing
 from twin.runtime.reconcile import DONE, Context, Controller, Reconciler, Result
+from twin.sim.actor_runner import ActorRunner
 from twin.sim.admission import Webhooks
 from twin.sim.chronicle import Chronicle
 from twin.sim.client import ApiCosts, Cache, SimKube
@@ -33,7 +34,7 @@ from twin.sim.links import Link, Links
 from twin.sim.machines import SimArms, SimMachines
 from twin.sim.manager import Manager, Surroundings
 from twin.sim.neighbours import boot_ended, bring_up
-from twin.sim.runner import Meter, Runner, touch
+from twin.sim.runner import BackgroundMeter, Meter, Runner, touch
 from twin.sim.trace import Trace
 from twin.sim.volume import SimVolume
 
@@ -87,7 +88,7 @@ class World:
         self._runners: list[Runner] = []
         self._neighbour_cache = Cache(self.host_cluster)
         self._neighbour_caches: dict[int, Cache] = {}
-        self.actors: dict[str, tuple[Any, Runner]] = {}
+        self.actors: dict[str, tuple[Any, ActorRunner]] = {}
         self.managers: dict[str, Manager] = {}
         self.failing_jobs: list[Sequence[str]] = []
         """Patterns of Jobs whose pods fail."""
@@ -166,9 +167,8 @@ class World:
 
     def add_actor(self, name: str, make: Callable[[KubeApi], Any]) -> Any:
         """A neighbour: a reconciler whose requests cost it nothing, with one cache for all neighbours."""
-        meter = Meter(name)
-        actor = make(SimKube(self._neighbour_cache, meter))
-        runner = Runner(self.env, actor, meter, index=self._actor_index, collapse=False)
+        actor = make(SimKube(self._neighbour_cache, BackgroundMeter(name)))
+        runner = ActorRunner(self.env, actor, index=self._actor_index)
         self._actor_index += 1
         actor.wake = runner.wake
         for watch in actor.watches:
