@@ -324,7 +324,10 @@ def _rules(node: Node, value: Any, old: Any, path: Path, errors: list[FieldError
             continue
         if not rule.transition and old is not ABSENT and same(value, old):
             continue  # ratcheting: it was so before
-        text = broken(rule, value, None if old is ABSENT else old)
+        if node.type == "integer" and isinstance(value, float):  # 2.0 passes the schema and not CEL's types
+            text = f"invalid data, expected int, got float64 evaluating rule: {rule.message}"
+        else:
+            text = broken(rule, value, None if old is ABSENT else old)
         if text:
             errors.append(FieldError(fe.RULE, path, node.type, text))
     if isinstance(value, dict):
