@@ -151,30 +151,38 @@ class Runner:
         if now >= self.queue.soonest:
             self._mature(now)
         end = self._busy.get(key)
-        self._quiet_until = 0
         if end is not None and end > now:
             self._redo[key] = end
         elif self.queue.push(key, now):
             self._placed(key)
         else:
             return
-        if self._wake_at != now:
+        soonest = self._free[0]
+        if soonest < now:
+            soonest = now
+        if soonest < self._quiet_until:
+            self._quiet_until = soonest
+        if not now <= self._wake_at <= soonest:
             self._arm()
 
     def stale(self, key: Key) -> None:
         """Something this key's last pass read has changed."""
         if key not in self._memo:
             return
-        self._replay(self.env.now - 1)
-        if self._memo.pop(key, None) is None:
-            return
+        if self.env._now > self._quiet_until:
+            self._replay(self.env._now - 1)
+            if key not in self._memo:
+                return
+        del self._memo[key]
         if key in self.queue.entered:
             self._seq += 1
             heappush(self._real, (self._offsets[key][0], self._seq, key))
         due = self.queue.due.get(key)
         if due is not None:
             heappush(self._stale_due, (due, key))
-        self._arm()
+        now = self.env._now
+        if not now <= self._wake_at <= max(self._free[0], now):
+            self._arm()
 
     def wake(self, key: Key) -> None:
         """Something outside the API server changed for this key: look at it afresh."""
@@ -382,7 +390,6 @@ class Runner:
     # --- one pass
 
     def _run(self, key: Key, entered: int, now: int) -> None:
-        self._quiet_until = 0
         meter = self.meter
         meter.cost_ns = self._pass_ns
         meter.effects = 0
@@ -406,6 +413,7 @@ class Runner:
         self._free[0] = end
         if len(self._free) > 1:
             heapify(self._free)
+        self._quiet_until = self._free[0]
         busy = self._busy
         for done in [k for k, e in busy.items() if e <= now]:
             del busy[done]

@@ -6,6 +6,7 @@ Floor 2 never imports controllers: whoever joins the two (scenarios) passes the 
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from twin.sim.chronicle import Chronicle
 from twin.sim.client import ApiCosts, Cache, SimKube
 from twin.sim.clock import EPOCH, SECOND, SimClock, TwinEnvironment, ns
 from twin.sim.dms import SimDms
-from twin.sim.host import Hosts, SimDpu
+from twin.sim.host import Hosts, SimDpu, SimHost
 from twin.sim.kube import ApiServer
 from twin.sim.links import Link, Links
 from twin.sim.machines import SimArms, SimMachines
@@ -39,6 +40,8 @@ from twin.sim.trace import Trace
 from twin.sim.volume import SimVolume
 
 KUBE_SYSTEM = "kube-system"
+WORTH_NOTING = 5 * SECOND
+"""A DPU that queued longer than a poll for its controller's worker has waited for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,7 @@ class World:
         self.clock = SimClock(env)
         self.webhooks = webhooks
         self.host_cluster = self._server("", "https://10.0.0.10:6443")
+        self.host_cluster.observers.setdefault(Secret, []).append(self._adopt)
         self.dpu_clusters: dict[Key, ApiServer] = {}
         self._clusters_made = 0
         self._by_kubeconfig: dict[str, ApiServer] = {}
@@ -106,6 +110,7 @@ class World:
         self.boot_waits: dict[str, list[Operation]] = {}
         """Who waits for a host to be up again."""
         self.hosts.listeners.host_up.append(lambda host: boot_ended(self, host))
+        self.hosts.listeners.host_up.append(self._dms_without_pod)
         self.hosts.listeners.host_up.append(lambda host: self.chronicle.fault_ended(host, env.now))
 
     # --- bringing it up
@@ -272,6 +277,23 @@ class World:
         self._by_kubeconfig[text] = server
         return text
 
+    def _adopt(self, old: Object | None, new: Object | None, at: int) -> None:
+        """A Secret `<dpucluster>-admin-kubeconfig` that names a server nobody here made: a cluster that the user has."""
+        content = new.data.get("admin.conf", "") if isinstance(new, Secret) else ""
+        text = _decoded(content)
+        if new is None or not text or text in self._by_kubeconfig:
+            return
+        found = re.search(r"server:\s*[\"']?https://([^\s\"',}]+)", text)
+        if found is not None and found[1] not in self._by_address:
+            key = Key(new.metadata.namespace, new.metadata.name.removesuffix("-admin-kubeconfig"))
+            self.create_dpu_cluster(key, found[1])
+            self._by_kubeconfig[text] = self.dpu_clusters[key]
+
+    def _dms_without_pod(self, host: SimHost) -> None:
+        """Where Kubernetes does not start DMS, the host does so itself at boot."""
+        if not host.record.kubernetes:
+            self.dms.start(host.name)
+
     def remove_dpu_cluster(self, key: Key) -> None:
         """The control plane is stopped: nobody answers at its address any more."""
         server = self.dpu_clusters.pop(key, None)
@@ -332,7 +354,7 @@ class World:
         self.trace.device(self.env.now, change, host, dpu, detail)
 
     def _passed(self, controller: str, key: Key, entered: int, start: int, end: int) -> None:
-        if controller == "dpu" and start - entered > SECOND:
+        if controller == "dpu" and start - entered > WORTH_NOTING:
             name = key.name
             self.trace.wait_begin(entered, name, "worker dpu")
             self.trace.wait_end(start, name, "worker dpu")
@@ -366,6 +388,14 @@ class _Held:
             return self._actor.reconcile(ctx, key)
         self._missed[key] = None
         return DONE
+
+
+def _decoded(content: str) -> str:
+    """Text of a Secret's value; '' for what is none."""
+    try:
+        return base64.b64decode(content, validate=True).decode()
+    except ValueError:
+        return ""
 
 
 def kubeconfig(name: str, url: str, *, rotation: int) -> str:
