@@ -29,10 +29,12 @@ from twin.backends.kube_http import (
     from_kubeconfig,
 )
 from twin.backends.kube_informer import Decoder, Informer, list_pages
-from twin.backends.kube_merge import overlay
+from twin.backends.kube_merge import full_manifest, overlay
 from twin.model.core import Event
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.meta import Key, Object, Unstructured
+from twin.model.schema import has_crd
+from twin.model.typed import as_sent
 
 T = TypeVar("T", bound=Object)
 V = TypeVar("V", bound=View)
@@ -224,7 +226,7 @@ class LiveKube:
     def create(self, obj: T) -> T:
         manifest = to_manifest(obj)
         path = self.cluster.manifest_path(manifest, named=False)
-        return self._answer(type(obj), "POST", path, manifest)
+        return self._answer(type(obj), "POST", path, _sent(type(obj), manifest))
 
     def update(self, obj: T) -> T:
         return self._replace(obj, "")
@@ -275,11 +277,11 @@ class LiveKube:
         """PUT the stored text with our difference in it: optimistic lock by resourceVersion, unknown fields kept."""
         kind, meta = type(obj), obj.metadata
         raw = self.cluster.stored(obj)
-        base = to_manifest(msgspec.json.decode(raw, type=kind))
-        whole = overlay(msgspec.json.decode(raw), base, to_manifest(obj))
+        base = full_manifest(msgspec.json.decode(raw, type=kind))
+        whole = overlay(msgspec.json.decode(raw), base, full_manifest(obj))
         whole |= {"apiVersion": kind.api_version(), "kind": kind.KIND}
         whole["metadata"].pop("managedFields", None)  # absent means: as they are
-        return self._answer(kind, "PUT", resource_path(kind, meta.namespace, meta.name, part), whole)
+        return self._answer(kind, "PUT", resource_path(kind, meta.namespace, meta.name, part), _sent(kind, whole))
 
     def _answer(self, kind: type[T], method: str, path: str, body: Any = None,
                 content_type: str = "application/json") -> T:
@@ -288,6 +290,13 @@ class LiveKube:
         if kind is Unstructured:
             return cast(T, from_manifest(msgspec.json.decode(raw)))
         return self.cluster.decode(kind, raw)
+
+
+def _sent(kind: type[Object], manifest: dict[str, Any]) -> dict[str, Any]:
+    """With the empty fields that upstream's Go types write out: the server's rules look at them."""
+    if not has_crd(kind):
+        return manifest
+    return as_sent(kind, msgspec.json.decode(msgspec.json.encode(manifest)))
 
 
 def conflict(kind: type[Object], key: Key) -> Conflict:

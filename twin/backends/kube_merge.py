@@ -6,10 +6,42 @@ server's own text of the version that was read, and that whole is written with i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from twin.model.kinds import to_manifest
+from twin.model.meta import Object
+
 _IDENTITIES = ("uid", "type", "name", "key", "ip", "mountPath", "containerPort")
+
+
+def full_manifest(obj: Object) -> dict[str, Any]:
+    """The object's manifest with defaults that are not empty written out.
+
+    msgspec leaves a default out when it is the very same object: a decoded "Initializing" is written, the class's own
+    is not. The two must not look like a difference.
+    """
+    manifest = to_manifest(obj)
+    _write_defaults(obj, manifest)
+    return manifest
+
+
+def _write_defaults(value: Any, shown: Any) -> None:
+    if isinstance(value, msgspec.Struct) and isinstance(shown, dict):
+        for info in msgspec.structs.fields(value):
+            part = getattr(value, info.name)
+            if isinstance(part, str) and part and part == info.default:
+                shown[info.encode_name] = part
+            else:
+                _write_defaults(part, shown.get(info.encode_name))
+    elif isinstance(value, Mapping) and isinstance(shown, dict):
+        for name, part in value.items():
+            _write_defaults(part, shown.get(name))
+    elif isinstance(value, (list, tuple)) and isinstance(shown, (list, tuple)):
+        for part, each in zip(value, shown, strict=False):
+            _write_defaults(part, each)
 
 
 def overlay(stored: Any, base: Any, new: Any) -> Any:
