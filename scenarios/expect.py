@@ -19,10 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import cel
-
 from scenarios.measure import unavailability
 from scenarios.result import Expectation, Run
+from twin.model.cel import native
 from twin.model.core import Event, Node, NodeMaintenance, Pod
 from twin.model.meta import Conditions, Object, condition, condition_status
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet
@@ -38,6 +37,7 @@ def judge(expressions: Sequence[str], run: Run) -> list[Expectation]:
 
 
 def _judged(expression: str, variables: dict[str, Any]) -> Expectation:
+    cel = native()  # loads on use
     context = cel.Context(variables=variables, functions=FUNCTIONS)
     try:
         value = cel.evaluate(expression, context)

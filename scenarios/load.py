@@ -405,10 +405,10 @@ class Loader:
 
 def cel_mistake(expression: str) -> str:
     """'' if this is a CEL expression, else what is wrong with it, in one line."""
-    import cel  # loads on use: a native library
+    from twin.model.cel import native
 
     try:
-        cel.compile(expression)
+        native().compile(expression)
     except ValueError as error:
         match = re.search(r"ERROR: <input>:1:(\d+): (.*)", str(error))
         what = f": column {match[1]}: {match[2].partition(' expecting')[0]}" if match else ""
