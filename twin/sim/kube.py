@@ -18,8 +18,8 @@ from twin.model.core import ConfigMap, Event, Lease, Namespace, Node, ObjectRefe
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.merge import merge_json, merged
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, replace
-from twin.model.typed import with_defaults
-from twin.sim.admission import admit, admit_typed
+from twin.model.typed import as_sent, with_defaults
+from twin.sim.admission import admit, admit_object, admit_typed
 from twin.sim.clock import EPOCH, SECOND, TwinEnvironment
 from twin.sim.node_ports import with_node_ports
 from twin.sim.runner import touch
@@ -72,6 +72,7 @@ class ApiServer:
         self.url = url
         self.lag_ns = lag_ns
         self.webhooks = webhooks
+        self._lister = _Lister(self)
         self.down = False
         self.deliveries = 0
         """Watch events sent to caches."""
@@ -95,6 +96,8 @@ class ApiServer:
         self._interested: dict[Resource, list[Cache]] = {}
         """Caches that watch a kind."""
         self._dependents: dict[str, dict[tuple[Resource, Key], None]] = {}
+        self._leaving: dict[tuple[Resource, Key], int] = {}
+        """Objects removed by a request whose metered moment is still to come, and that moment."""
 
     # --- reads
 
@@ -157,25 +160,30 @@ class ApiServer:
             generation=0 if resource in _WITHOUT_GENERATION else 1,
             creation_timestamp=format_time(EPOCH + at_ns / SECOND), deletion_timestamp="",
             deletion_grace_period_seconds=None))
-        new = with_defaults(new)
+        if admitted:
+            new = with_defaults(new)
+        else:
+            try:
+                new = admit_object(type(obj), new, None, webhooks=self.webhooks, reader=self._lister)
+            except ApiError as error:
+                self._refused(resource, key, "create", by, at_ns, error.reason)
+                raise
         if isinstance(new, Service):
             new = with_node_ports(new, cast("list[Service]", list(table.values())))
         elif isinstance(new, Secret) and new.string_data:
             new = cast(T, without_string_data(new))
-        try:
-            if not admitted:
-                admit_typed(type(obj), new, None)
-        except ApiError as error:
-            self._refused(resource, key, "create", by, at_ns, error.reason)
-            raise
         table[key] = new
+        self._leaving.pop((resource, key), None)
         for ref in meta.owner_references:
             self._dependents.setdefault(ref.uid, {})[resource, key] = None
         self._commit(resource, key, None, new, "create", by, at_ns)
         return new
 
-    def update(self, obj: T, by: str, at_ns: int, *, status: bool = False, verb: str = "update") -> T:
+    def update(self, obj: T, by: str, at_ns: int, *, status: bool = False, verb: str = "update",
+               admitted: bool = False) -> T:
         """Replace an object (its status only, or all but its status). Nothing changes, nothing is written.
+
+        `admitted`: as for `create`.
 
         Raises: NotFound, Conflict (stale resourceVersion), Invalid.
         """
@@ -205,11 +213,13 @@ class ApiServer:
             if new == old:
                 return old
             generation = was.generation + (was.generation > 0 and replace(new, metadata=was) != old)
-        try:
-            admit_typed(type(obj), new, old, "status" if status else "")
-        except ApiError as error:
-            self._refused(resource, key, verb, by, at_ns, error.reason)
-            raise
+        if not admitted:
+            try:
+                new = admit_object(type(obj), new, old, subresource="status" if status else "", webhooks=self.webhooks,
+                                   reader=self._lister)
+            except ApiError as error:
+                self._refused(resource, key, verb, by, at_ns, error.reason)
+                raise
         self._rv += 1
         new = replace(new, metadata=replace(new.metadata, resource_version=str(self._rv), generation=generation))
         if new.metadata.owner_references is not was.owner_references:
@@ -244,22 +254,24 @@ class ApiServer:
             self._refused(resource, key, "patch", by, at_ns, "Conflict")
             raise conflict(resource, key)
         before = to_manifest(old)
+        if not isinstance(resource, str):
+            before = as_sent(resource, before, stored=True)
         after = merge_json(before, merge)
         if after == before:
             return old
         if not isinstance(resource, str):
             try:
                 after = admit(resource, after, before, operation="UPDATE", subresource="status" if status else "",
-                              webhooks=self.webhooks, reader=_Lister(self))
+                              webhooks=self.webhooks, reader=self._lister)
             except ApiError as error:
                 self._refused(resource, key, "patch", by, at_ns, error.reason)
                 raise
-        return self.update(from_manifest(after), by, at_ns, status=status, verb="patch")
+        return self.update(from_manifest(after), by, at_ns, status=status, verb="patch", admitted=True)
 
     def create_manifest(self, manifest: dict[str, Any], by: str, at_ns: int, field_validation: str = "Warn") -> Object:
         """Create from a mapping: admission in Kubernetes' order, then storage."""
         obj = from_shape(manifest)
-        admitted = admit(obj, manifest, None, operation="CREATE", webhooks=self.webhooks, reader=_Lister(self),
+        admitted = admit(obj, manifest, None, operation="CREATE", webhooks=self.webhooks, reader=self._lister,
                          field_validation=field_validation) if obj is not Unstructured else manifest
         return self.create(from_manifest(admitted), by, at_ns, admitted=True)
 
@@ -269,12 +281,14 @@ class ApiServer:
         table = self.table(resource)
         old = table.get(key)
         if old is None:
+            if self._leaving.get((resource, key), -1) > at_ns:
+                return  # it goes later than this request is made: still there, and being deleted already
             raise not_found(resource, key)
         if uid and uid != old.metadata.uid:
             raise Conflict(f'Precondition failed: UID in precondition: {uid}, UID in object meta: {old.metadata.uid}')
         if not isinstance(resource, str):
             admit(resource, to_manifest(old) if resource.GROUP.endswith("dpu.nvidia.com") else {}, None,
-                  operation="DELETE", webhooks=self.webhooks, reader=_Lister(self))
+                  operation="DELETE", webhooks=self.webhooks, reader=self._lister)
         meta = old.metadata
         finalizers = meta.finalizers
         if propagation == "Foreground" and FOREGROUND not in finalizers and self._dependents.get(meta.uid):
@@ -369,6 +383,8 @@ class ApiServer:
 
     def _remove(self, resource: Resource, key: Key, old: Object, gone: Object, verb: str, by: str, at_ns: int) -> None:
         del self._tables[resource][key]
+        if at_ns > self.env.now:
+            self._leaving[resource, key] = at_ns
         self.trace.write(at_ns, by, verb, self.name, kind_name(resource), key.namespace, key.name,
                          gone.metadata.resource_version, "")
         self._announce(resource, key, gone, None, "DELETED", at_ns)
