@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from api.cli import Refused, note
 
 if TYPE_CHECKING:
-    from reports.progress import Progress
     from scenarios.base import Scenario
     from scenarios.result import Run, Summary
     from scenarios.story import Story
@@ -132,59 +131,29 @@ def rehearse(request: Request) -> int:
 
 def _runs(request: Request, scenario: Scenario, record: frozenset[str]) -> tuple[list[Run], bool]:
     """The finished replications in order, and whether somebody pressed Ctrl-C before the last."""
-    runs: list[Run] = []
-    several = request.jobs > 1 and scenario.replications > 1
-    try:
-        for run in _in_processes(request, scenario, record) if several else _here(request, scenario, record):
-            run.command = command_line(request, scenario)
-            runs.append(run)
-    except KeyboardInterrupt:
-        return runs, True
-    return runs, False
-
-
-def _here(request: Request, scenario: Scenario, record: frozenset[str]) -> Iterator[Run]:
     from reports.progress import Progress
+    from scenarios.replicate import Interrupted, replicate
 
-    for i in range(scenario.replications):
-        label = f"{scenario.name} {i + 1}/{scenario.replications}" if scenario.replications > 1 else scenario.name
-        with Progress(enabled=request.progress, horizon_s=scenario.horizon_s, label=label) as line:
-            yield _one(scenario, i, record, line)
+    n, ended, interrupted = scenario.replications, 0, False
+    with Progress(enabled=request.progress, horizon_s=scenario.horizon_s, label=scenario.name) as line:
 
+        def going_on(_: int, story: Story) -> None:
+            if line.due:
+                line.update(story.world.env.now_s, story.world.trace.phase_now().values())
 
-def _one(scenario: Scenario, i: int, record: frozenset[str], line: Progress | None = None) -> Run:
-    from scenarios.run import run
-    from twin.sim.stats import replication_seed
+        def finished(run: Run) -> None:
+            nonlocal ended
+            ended += 1
+            line.update(run.virtual_s, run.trace.phase_now().values())
+            line.begin(f"{scenario.name}, {ended} of {n} finished")
 
-    def show(story: Story, _: float) -> None:
-        if line is not None and line.due:
-            line.update(story.world.env.now_s, story.world.trace.phase_now().values())
-
-    kept = record if i == 0 else frozenset()  # the run folder holds the trace and the objects of the first
-    return run(scenario, replication_seed(scenario.seed, i), replication=i, keep_trace="trace" in kept,
-               keep_objects="objects" in kept, progress=show)
-
-
-def _in_processes(request: Request, scenario: Scenario, record: frozenset[str]) -> Iterator[Run]:
-    """Replications in `--jobs` processes. Each loads the scenario anew: what it runs is what a single process runs."""
-    from concurrent.futures import ProcessPoolExecutor
-    from signal import SIG_IGN, SIGINT, signal
-
-    with ProcessPoolExecutor(min(request.jobs, scenario.replications), initializer=signal,
-                             initargs=(SIGINT, SIG_IGN)) as pool:
-        pending = [pool.submit(_loaded_and_run, request, i, record) for i in range(scenario.replications)]
         try:
-            for future in pending:
-                yield future.result()
-        except KeyboardInterrupt:
-            for process in list(pool._processes.values()):
-                process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _loaded_and_run(request: Request, i: int, record: frozenset[str]) -> Run:
-    return _one(load(request), i, record)
+            runs = replicate(scenario, jobs=request.jobs, record=record, progress=going_on, finished=finished)
+        except Interrupted as stop:
+            runs, interrupted = stop.runs, True
+    for run in runs:
+        run.command = command_line(request, scenario)
+    return runs, interrupted
 
 
 def _print(summary: Summary, request: Request) -> None:

@@ -36,9 +36,11 @@ def _completion(s: Summary) -> str:
     if not s.completion_s:
         return ""
     intervals = any(q.low is not None or q.high is not None for q in s.completion_s.values())
-    rows = [("READY AFTER", "TIME", *(("95 % INTERVAL",) if intervals else ()))]
+    ranges = s.replications > 1
+    rows = [("READY AFTER", "TIME", *(("95 % INTERVAL",) if intervals else ()), *(("RANGE",) if ranges else ()))]
     for name, q in s.completion_s.items():
-        rows.append((_LEVELS.get(name, name), _seconds(q.value), *((_interval(q),) if intervals else ())))
+        rows.append((_LEVELS.get(name, name), _seconds(q.value), *((_interval(q),) if intervals else ()),
+                     *((_range(q),) if ranges else ())))
     return columns(rows)
 
 
@@ -46,6 +48,10 @@ def _interval(q: QuantileValue) -> str:
     if q.low is None:
         return "" if q.high is None else f"up to {duration(q.high)}"
     return f"{duration(q.low)} to {duration(q.high)}" if q.high is not None else f"{duration(q.low)} or more"
+
+
+def _range(q: QuantileValue) -> str:
+    return "" if q.min is None or q.max is None else f"{duration(q.min)} to {duration(q.max)}"
 
 
 def _seconds(value: float | None) -> str:

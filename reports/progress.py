@@ -67,6 +67,11 @@ class Progress:
             self._live.stop()
             self._live = None
 
+    def begin(self, label: str) -> None:
+        """Another run begins: its speed counts from now."""
+        self.label = label
+        self._began = time.perf_counter()
+
     @property
     def due(self) -> bool:
         """Is it time to draw again? Ask before collecting the phases of 10,000 DPUs."""

@@ -68,8 +68,8 @@ def _completion(summary: Summary) -> str:
     if not summary.completion_s:
         return "## Completion\n\nNothing was asked of any DPU."
     several = summary.replications > 1
-    header = ["Ready", "after", *(["95 % interval"] if several else [])]
-    rows = [[_QUANTILES.get(name, name), _seconds(q.value), *([_interval(q)] if several else [])]
+    header = ["Ready", "after", *(["95 % interval", "range"] if several else [])]
+    rows = [[_QUANTILES.get(name, name), _seconds(q.value), *([_interval(q), _range(q)] if several else [])]
             for name, q in summary.completion_s.items()]
     n = next(iter(summary.completion_s.values())).n
     note = (f"Medians over {n} replications, with order-statistic intervals." if several
@@ -88,6 +88,10 @@ def _interval(q: QuantileValue) -> str:
         return "too few runs"
     low, high = (duration(v) if v is not None else "?" for v in (q.low, q.high))
     return f"{low} to {high}"
+
+
+def _range(q: QuantileValue) -> str:
+    return "no run got there" if q.min is None or q.max is None else f"{duration(q.min)} to {duration(q.max)}"
 
 
 def _expectations(summary: Summary) -> str:

@@ -19,7 +19,7 @@ from scenarios.measure import Provisioning, Unavailability, completions, shared,
 from twin.model.meta import Object
 from twin.model.provisioning import PHASES, Phase
 from twin.model.units import duration
-from twin.sim.stats import Quantile, estimate, median_range, quantile
+from twin.sim.stats import estimate, median_range, quantile
 from twin.sim.trace import DPU_REBOOTS, HOST_REBOOTS, PhaseRow, Place, SpanRow, Trace
 from twin.version import VERSION
 
@@ -171,11 +171,16 @@ class _Part(BaseModel):
 
 
 class QuantileValue(_Part):
-    """`value` is null when that part of the sample never got there. `low` and `high` exist only with an interval."""
+    """`value` is null when that part of the sample never got there. `low` and `high` exist only with an interval.
+
+    `min` and `max` exist with several replications; a run that never got there has no part in them.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
+    min: float | None = None
+    max: float | None = None
     n: int
 
     @model_serializer(mode="wrap")
@@ -228,8 +233,8 @@ class Summary(_Part):
     `completion_s`: for each DPU, the time from its (re)provisioning being asked to Ready; of a DPU provisioned several
     times, the last one. `p50`, `p90`, `p95` are quantiles over the DPUs of a run, `last` is the run's completion: its
     slowest DPU. With several replications the value is the median over replications and `low`/`high` are its 95 %
-    order-statistic interval; `last_p90` and `last_p95` are then quantiles of the run's completion over replications.
-    `n` is the number of DPUs with one replication, else of replications.
+    order-statistic interval, `min`/`max` the range; `last_p90` and `last_p95` are then quantiles of the run's
+    completion over replications. `n` is the number of DPUs with one replication, else of replications.
 
     `dpus` are those of the replication that ends with the fewest Ready, `unavailable.max` and `max_per_rack` the
     largest of all replications, `unavailable.dpu_s` and `reboots` medians. `phase_s` and `binding` pool all
@@ -299,8 +304,11 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else value
 
 
-def _value(q: Quantile) -> QuantileValue:
-    return QuantileValue(value=_finite(q.value), low=_finite(q.low), high=_finite(q.high), n=q.n)
+def _over(values: Sequence[float], q: float) -> QuantileValue:
+    """The quantile of one value from each replication."""
+    found, there = estimate(values, q), [v for v in values if not math.isinf(v)]
+    return QuantileValue(value=_finite(found.value), low=_finite(found.low), high=_finite(found.high), n=found.n,
+                         min=min(there, default=None), max=max(there, default=None))
 
 
 def _completion(samples: Sequence[Sequence[float]]) -> dict[str, QuantileValue]:
@@ -312,9 +320,9 @@ def _completion(samples: Sequence[Sequence[float]]) -> dict[str, QuantileValue]:
     if len(samples) == 1:
         only = samples[0]
         return {name: QuantileValue(value=_finite(quantile(only, q)), n=len(only)) for name, q in levels.items()}
-    out = {name: _value(estimate([quantile(s, q) for s in samples], 0.5)) for name, q in levels.items()}
+    out = {name: _over([quantile(s, q) for s in samples], 0.5) for name, q in levels.items()}
     for name, q in (("last_p90", 0.9), ("last_p95", 0.95)):
-        out[name] = _value(estimate([s[-1] for s in samples], q))
+        out[name] = _over([s[-1] for s in samples], q)
     return out
 
 
