@@ -82,6 +82,13 @@ def _bfb_file_shared(p: Picture) -> Iterator[Place]:
                 "one of them holds the wrong image", file)
 
 
+@rule("bfb-without-spec", "A BFB without spec is accepted and never leaves Initializing", "provisioning.md 1.1, a7")
+def _bfb_without_spec(p: Picture) -> Iterator[Place]:
+    for m in p.of("BFB"):
+        if part(m.data, "spec") is None:
+            yield Place(m, (), "it stays Initializing: the controller's own write is refused for its empty url")
+
+
 @rule("operator-config", "Not exactly one DPFOperatorConfig", "provisioning.md 2.2 phase 9, 9.1", needs_whole=True)
 def _operator_config(p: Picture) -> Iterator[Place]:
     found = p.distinct("DPFOperatorConfig")
@@ -198,6 +205,19 @@ def _taint(p: Picture) -> Iterator[Place]:
                 s.manifest, (*s.effect_path, "taint", "effect"),
                 "the DMS pod does not tolerate it: it is evicted, and nobody makes a new one while the DPUNode lives",
                 "NoExecute")
+
+
+@rule("taint-taken", "A taint of the user's own with the node effect's key", "provisioning.md 6, c1", "warning")
+def _taint_taken(p: Picture) -> Iterator[Place]:
+    keys = {part(s.effect, "taint", "key") for s in p.selections if part(s.effect, "taint", "key")}
+    for m in p.of("Node"):
+        taints = part(m.data, "spec", "taints")
+        for i, taint in enumerate(taints if isinstance(taints, list) else ()):
+            if part(taint, "key") in keys:
+                yield Place(
+                    m, ("spec", "taints", i, "key"),
+                    "it is kept as it is while the DPU is provisioned, and removed when the DPU is Ready",
+                    part(taint, "key"))
 
 
 @rule("effect-false", "A node effect that is present but false", "provisioning.md 1.8", "warning")

@@ -141,6 +141,11 @@ def test_a_problem_in_manifests_is_found(rule, old, new):
                           "{nameSuffix: a}]}}", SVC)),
     ("bfb-missing", extra("DPUDeployment", "dep", "spec: {dpus: {bfb: no, flavor: flavor, dpuSets: [{nameSuffix: a}]}}",
                           SVC)),
+    ("bfb-without-spec", extra("BFB", "two", "")),
+    ("taint-taken",
+     extra("DPUSet", "two", "spec: {dpuSelector: {a: b}, dpuTemplate: {spec: {bfb: {name: bfb}, dpuFlavor: "
+                                           "flavor, nodeEffect: {taint: {key: k, effect: NoSchedule}}}}}")
+     + extra("Node", "n", "spec: {taints: [{key: k, effect: NoSchedule}]}", "v1")),
     ("reboot-script", extra("DPUNode", "n", "spec: {nodeRebootMethod: {script: {name: nope}}}")),
     ("cluster-capacity", extra("DPUCluster", "d", "spec: {type: kamaji, maxNodes: 10}")),
 ])
