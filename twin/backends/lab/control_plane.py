@@ -250,6 +250,9 @@ def join_objects(plane: ControlPlane) -> list[dict[str, Any]]:
     info = json.dumps({"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "", "cluster": {
         "server": plane.server, "certificate-authority-data": _b64(ca)}}]})
     return [
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "kubeadm:get-nodes"},
+         "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}]},
+        binding("kubeadm:get-nodes", "kubeadm:get-nodes", group),
         binding("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", group),
         binding("kubeadm:node-autoapprove-bootstrap",
                 "system:certificates.k8s.io:certificatesigningrequests:nodeclient", group),
