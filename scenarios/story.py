@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from controllers import CONTROLLERS
 from controllers.provisioning.webhooks import WEBHOOKS
@@ -21,7 +21,8 @@ from twin.model.faults import fitting
 from twin.model.kinds import KINDS
 from twin.model.meta import Key, Object, replace
 from twin.model.mistakes import BadInput, Mistake
-from twin.model.timing import Timing
+from twin.model.provisioning import Phase
+from twin.model.timing import Basis, Timing
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import begin
@@ -39,6 +40,17 @@ SETTLED_S = 660.0
 
 IDLE_S = 2 * 3600.0
 """Nothing has happened for this long and nothing is to come: the run is over, converged or not."""
+
+
+WEAKEST_FIRST: tuple[Basis, ...] = ("expert", "published", "measured")
+PHASE_OPERATIONS: dict[str, tuple[str, ...]] = {
+    Phase.INITIALIZING: ("requeue",), Phase.PENDING: ("requeue",), Phase.NODE_EFFECT: ("maintenance-step", "drain-evict-pod"),
+    Phase.INITIALIZE_INTERFACE: ("dms-get",), Phase.CONFIG_FW_PARAMETERS: ("dms-set",),
+    Phase.OS_INSTALLING: ("os-install", "cloud-init"), Phase.CHECKING_HOST_REBOOT_REQUIRED: ("dms-get",),
+    Phase.REBOOTING: ("arm-shutdown", "host-reboot"), Phase.HOST_NETWORK_CONFIGURATION: ("host-network-script",),
+    Phase.DPU_CLUSTER_CONFIG: ("dpu-join", "cni-ready"), Phase.DELETING: ("host-network-delete", "requeue"),
+}
+"""The operations of the timing profile that make up a phase: the weakest of their bases is the phase's."""
 
 
 class Story:
@@ -125,8 +137,11 @@ class Story:
     def _scale(self, hosts: int) -> None:
         """The first hosts of the fleet are in service, the others are not."""
         world = self.world
+        back = [h for i, h in enumerate(world.fleet.hosts) if i < hosts and h.name in world.machines.retired]
+        if back:
+            world.trace.asked(world.env.now, f"{hosts} hosts in service", [c.name for h in back for c in h.cards])
         for i, host in enumerate(world.fleet.hosts):
-            if i < hosts and host.name in world.machines.retired:
+            if host in back:
                 world.return_to_service(host.name)
             elif i >= hosts and host.name not in world.machines.retired:
                 world.retire(host.name)
@@ -182,10 +197,14 @@ class Story:
             objects={name: [o for r in server.resources() for o in server.table(r).values()]
                      for name, server in clusters.items()},
             cards=[card(d) for d in world.hosts.dpus.values()], reasons=world.chronicle.reasons,
-            inputs=self.scenario.inputs, figures=self._figures())
+            inputs=self.scenario.inputs, figures=self._figures(),
+            phase_basis={phase: self._basis(operations) for phase, operations in PHASE_OPERATIONS.items()})
         run.known_issues = met(run)
         run.expectations = judge(self.scenario.expect, run)
         return run
+
+    def _basis(self, operations: Sequence[str]) -> Basis:
+        return min((self.world.timing.basis(o) for o in operations), key=WEAKEST_FIRST.index)
 
     def _figures(self) -> dict[str, float]:
         world = self.world
