@@ -105,6 +105,9 @@ class DmsPod:
         machine = self._hosts.machine(pod.spec.node_name)
         return machine is not None and machine.volume_mounted
 
+    def busy(self, pod: Pod) -> bool:
+        return False
+
     def can_start(self, pod: Pod) -> bool:
         """Can the kubelet mount the pod's volumes?"""
         return self.healthy(pod)

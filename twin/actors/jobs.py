@@ -100,11 +100,15 @@ class Work:
 
     operation: str
     do: Callable[[], str]
+    busy: Callable[[], bool] = lambda: False
 
 
 def dpf_work(reboot: Callable[[str], None], fails: Callable[..., bool] = lambda operation, *entity: False,
-             ) -> Callable[[Pod], Work]:
+             rebooting: Callable[[str], bool] = lambda host: False) -> Callable[[Pod], Work]:
     """The work of DPF's own Jobs: reboot scripts reboot the host they are named after, all others only take time.
+
+    A script ends when its host is up again (`rebooting` says no more); one that does not wait for that makes the host
+    network script fail eleven times while the host boots.
 
     `fails(operation, *entity)` decides which pods exit with an error (`Timing.fails`).
     """
@@ -121,7 +125,7 @@ def dpf_work(reboot: Callable[[str], None], fails: Callable[..., bool] = lambda 
                 reboot(job.removesuffix(REBOOT_SCRIPT_SUFFIX))
             return ""
 
-        return Work(operation, do)
+        return Work(operation, do, lambda: script and rebooting(job.removesuffix(REBOOT_SCRIPT_SUFFIX)))
 
     return work
 
@@ -142,6 +146,9 @@ class JobPod:
         if any(c["name"] == container for c in pod.spec.init_containers):
             return ""
         return self._work(pod).do()
+
+    def busy(self, pod: Pod) -> bool:
+        return self._work(pod).busy()
 
     def can_start(self, pod: Pod) -> bool:
         return True

@@ -38,6 +38,10 @@ class Program(Protocol):
         """The container's time is over: do its work to the world. '' or why it failed (exit code 1)."""
         ...
 
+    def busy(self, pod: Pod) -> bool:
+        """Its work is done and went well, but it waits for what came of it; whoever knows wakes the pod."""
+        ...
+
     def can_start(self, pod: Pod) -> bool:
         """Can the pod's volumes be mounted?"""
         ...
@@ -76,6 +80,8 @@ class _Life:
     """Failed attempts in a row of the container at `step`."""
     error: str = ""
     """Why that container last failed, while it backs off."""
+    worked: bool = False
+    """The main container has done its work, and waits for what came of it."""
     running: bool = False
     """Did the main containers start in this boot?"""
     ready: bool = False
@@ -265,7 +271,11 @@ class PodLife(Actor):
         if takes is None or program is None or not self.waited(key, "container", (life.attempt(),), lambda: takes):
             return
         if life.error == "":
-            life.error = program.finish(pod, container)
+            if not life.worked:
+                life.error = program.finish(pod, container)
+                life.worked = not life.error
+            if life.worked and program.busy(pod):
+                return
             if not life.error or pod.spec.restart_policy == "Never":
                 life.exit_code = 1 if life.error else 0
                 return

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from twin.actors.hosts import Arm, Card, Machine
+from twin.model.fleet import ControlPlaneNode
 from twin.model.provisioning import Taint
 from twin.sim.dms import SimDms
 from twin.sim.host import Hosts, SimDpu, SimHost
@@ -73,10 +74,42 @@ class SimMachine:
         self._dms.stop(self._host.name)
 
 
-class SimMachines:
-    """Kubernetes hosts of the fleet that are in service. See `twin.actors.hosts.Hosts`."""
+class ControlPlaneMachine:
+    """A control-plane node: always up, without cards. Its kubelet runs pods; the story never touches it."""
 
-    def __init__(self, hosts: Hosts, dms: SimDms, volume: SimVolume) -> None:
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    taints: Sequence[Taint] = ()
+    cards: Sequence[Card] = ()
+    up = True
+    boot_id = "0"
+    rshim_taken = False
+    oob_bridge = False
+    volume_mounted = True
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name = name
+        self.address = address
+
+    def configure_vf(self) -> None:
+        """There are no VFs."""
+
+    def start_dmsd(self) -> None:
+        """There is no DMS."""
+
+    def stop_dmsd(self) -> None:
+        """There is no DMS."""
+
+
+class SimMachines:
+    """Kubernetes hosts of the fleet that are in service. See `twin.actors.hosts.Hosts`.
+
+    Control-plane nodes are machines too, but nobody registers them: their Nodes are there from the start.
+    """
+
+    def __init__(self, hosts: Hosts, dms: SimDms, volume: SimVolume, control_plane: Iterable[ControlPlaneNode] = (),
+                 ) -> None:
+        self._control_plane = {n.name: ControlPlaneMachine(n.name, n.ip) for n in control_plane}
         self._machines: dict[str, SimMachine] = {
             name: SimMachine(host, hosts, dms, volume) for name, host in hosts.hosts.items() if host.record.kubernetes}
         self._told: list[Callable[[str], None]] = []
@@ -89,7 +122,9 @@ class SimMachines:
         return [n for n in self._machines if n not in self.retired]
 
     def machine(self, name: str) -> Machine | None:
-        return None if name in self.retired else self._machines.get(name)
+        if name in self.retired:
+            return None
+        return self._machines.get(name) or self._control_plane.get(name)
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._told.append(changed)

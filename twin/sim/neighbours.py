@@ -9,7 +9,7 @@ from twin.actors.certmanager import CertManager
 from twin.actors.disruption import Disruption, Evictions
 from twin.actors.dmsinit import DmsPod, is_dms
 from twin.actors.hosts import PlainPodVerbs
-from twin.actors.jobs import JobPod, Jobs, dpf_work, is_job_pod
+from twin.actors.jobs import JOB_NAME, REBOOT_SCRIPT_SUFFIX, JobPod, Jobs, dpf_work, is_job_pod
 from twin.actors.joining import Joining
 from twin.actors.kamaji import Kamaji
 from twin.actors.kubelet import NodeLifecycle, NodeRegistration
@@ -88,6 +88,22 @@ def power_cycle(world: World, host: str) -> Operation:
     return op
 
 
+def _reboot(world: World, host: str) -> None:
+    """A script reboots a host, and goes on when it is up again."""
+    op = Operation(f"reboot {host}")
+    world.hosts.reboot(world.hosts.hosts[host], commanded=True)
+    world.boot_waits.setdefault(host, []).append(op)
+    kubelet, _ = world.actors["kubelet"]
+    job = f"{host}{REBOOT_SCRIPT_SUFFIX}"
+
+    def go_on(_: Operation) -> None:
+        for key, pod in world.host_cluster.table(Pod).items():
+            if pod.metadata.labels.get(JOB_NAME) == job:
+                kubelet.wake(key)
+
+    op.callbacks.append(go_on)
+
+
 def boot_ended(world: World, host: SimHost) -> None:
     for op in world.boot_waits.pop(host.name, ()):
         op.succeed()
@@ -102,7 +118,7 @@ def _programs(world: World, kube: KubeApi) -> Callable[[Pod], Program | None]:
                        for patterns in world.failing_jobs))
 
     job = JobPod(world.timing.sample, dpf_work(
-        lambda host: world.hosts.reboot(world.hosts.hosts[host]), fails))
+        lambda host: _reboot(world, host), fails, lambda host: host in world.boot_waits))
 
     def find(pod: Pod) -> Program | None:
         return dms if is_dms(pod) else job if is_job_pod(pod) else None

@@ -86,7 +86,7 @@ class World:
         self.hosts = Hosts(env, timing, fleet.hosts, join=self._join, observe=self._device, collapse=options.collapse)
         self.dms = SimDms(env, self.hosts, self.volume, self.links, timing, network=fleet.network, racks=fleet.racks,
                           credentials=self._credentials, controller_link=controller_link)
-        self.machines = SimMachines(self.hosts, self.dms, self.volume)
+        self.machines = SimMachines(self.hosts, self.dms, self.volume, fleet.control_plane)
         self.arms = SimArms(self.hosts)
 
         self._runners: list[Runner] = []
