@@ -30,7 +30,7 @@ from twin.backends.kube_http import (
 )
 from twin.backends.kube_informer import Decoder, Informer, list_pages
 from twin.backends.kube_merge import full_manifest, overlay
-from twin.model.core import Event
+from twin.model.core import Event, Pod
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.meta import Key, Object, Unstructured
 from twin.model.schema import has_crd
@@ -66,7 +66,7 @@ class Cluster:
         self._informers: dict[type[Object], Informer] = {}
         self._lock = threading.Lock()
         self._recent: OrderedDict[tuple[type[Object], Key, str], bytes] = OrderedDict()
-        self._decoders: dict[type[Object], msgspec.json.Decoder[Any]] = {}
+        self._decoders: dict[type[Object], Decoder] = {}
         self._plurals: dict[tuple[str, str], tuple[str, bool]] = {}
 
     def informer(self, kind: type[Object], *, deadline_s: float = SYNC_S) -> Informer:
@@ -102,20 +102,19 @@ class Cluster:
     # --- what requests share
 
     def decode(self, kind: type[T], raw: bytes) -> T:
-        """Decode an answer and remember its text."""
-        decoder = self._decoders.get(kind)
-        if decoder is None:
-            decoder = self._decoders[kind] = msgspec.json.Decoder(kind)
-        try:
-            obj = cast(T, decoder.decode(raw))
-        except msgspec.ValidationError:
-            Decoder(kind)(raw)  # raises, naming the object
-            raise
+        """Decode an answer and remember its text. Raises: ApiError when it cannot be decoded."""
+        obj = cast(T, self.decoder(kind).whole(raw))
         with self._lock:
             self._recent[kind, obj.key, obj.metadata.resource_version] = raw
             if len(self._recent) > REMEMBERED:
                 self._recent.popitem(last=False)
         return obj
+
+    def decoder(self, kind: type[Object]) -> Decoder:
+        found = self._decoders.get(kind)
+        if found is None:
+            found = self._decoders[kind] = Decoder(kind)
+        return found
 
     def stored(self, obj: Object) -> bytes:
         """The server's text of the version `obj` was made from. Raises: Conflict if that version is gone, NotFound."""
@@ -277,7 +276,7 @@ class LiveKube:
         """PUT the stored text with our difference in it: optimistic lock by resourceVersion, unknown fields kept."""
         kind, meta = type(obj), obj.metadata
         raw = self.cluster.stored(obj)
-        base = full_manifest(msgspec.json.decode(raw, type=kind))
+        base = full_manifest(self.cluster.decoder(kind).whole(raw))
         whole = overlay(msgspec.json.decode(raw), base, full_manifest(obj))
         whole |= {"apiVersion": kind.api_version(), "kind": kind.KIND}
         whole["metadata"].pop("managedFields", None)  # absent means: as they are
@@ -290,6 +289,29 @@ class LiveKube:
         if kind is Unstructured:
             return cast(T, from_manifest(msgspec.json.decode(raw)))
         return self.cluster.decode(kind, raw)
+
+
+class LivePodVerbs:
+    """`twin.actors.hosts.PodVerbs`: what only schedulers and kubelets ask of an API server."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._connection = cluster.connection
+
+    def bind(self, pod: Pod, node: str) -> None:
+        meta = pod.metadata
+        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": meta.name, "namespace": meta.namespace},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": node}}
+        self._connection.request("POST", resource_path(Pod, meta.namespace, meta.name, "binding"),
+                                 body=msgspec.json.encode(body))
+
+    def kill(self, pod: Pod) -> None:
+        meta = pod.metadata
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": meta.uid}}
+        try:
+            self._connection.request("DELETE", resource_path(Pod, meta.namespace, meta.name),
+                                     body=msgspec.json.encode(body))
+        except (NotFound, Conflict):
+            return  # gone, or another pod of that name
 
 
 def _sent(kind: type[Object], manifest: dict[str, Any]) -> dict[str, Any]:

@@ -214,13 +214,13 @@ class Connection:
         self._load()
 
     def _load(self) -> None:
-        self._credentials = self._make()
-        self.server = self._credentials.server
+        self.credentials = self._make()
+        self.server = self.credentials.server
         options: dict[str, Any] = {
-            "maxsize": self._connections, "ssl_context": self._credentials.context, "retries": False}
-        if self._credentials.server_name:
-            options["server_hostname"] = self._credentials.server_name
-        proxy = self._credentials.proxy
+            "maxsize": self._connections, "ssl_context": self.credentials.context, "retries": False}
+        if self.credentials.server_name:
+            options["server_hostname"] = self.credentials.server_name
+        proxy = self.credentials.proxy
         self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
     def request(self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes | None = None,
@@ -252,7 +252,7 @@ class Connection:
     def _try(self, method: str, path: str, query: Mapping[str, str] | None, body: bytes | None, content_type: str,
              *, stream_s: float | None = None) -> urllib3.BaseHTTPResponse:
         url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
-        headers = {"Accept": "application/json", "User-Agent": USER_AGENT, **self._credentials.authorization()}
+        headers = {"Accept": "application/json", "User-Agent": USER_AGENT, **self.credentials.authorization()}
         if body is not None:
             headers["Content-Type"] = content_type
         timeout = urllib3.Timeout(connect=CONNECT_S, read=stream_s or self._answer_s)

@@ -54,24 +54,40 @@ class _Named(msgspec.Struct):
 
 
 class Decoder:
-    """JSON to one kind. Managed fields are dropped from what a cache keeps: they are most of an object's bulk."""
+    """JSON to one kind."""
 
     def __init__(self, kind: type[Object]) -> None:
         self.kind = kind
         self._decoder = msgspec.json.Decoder(kind)
 
-    def __call__(self, raw: bytes | msgspec.Raw) -> Object:
+    def whole(self, raw: bytes | msgspec.Raw) -> Object:
         """Raises: ApiError (reason DecodeError) when the server holds what this version does not understand."""
         try:
-            obj = self._decoder.decode(raw)
+            try:
+                return self._decoder.decode(raw)
+            except msgspec.ValidationError:
+                if b"null" not in bytes(raw):
+                    raise
+                # Go writes a time that is not set as null, and reads null as not set.
+                return msgspec.convert(_without_nulls(msgspec.json.decode(raw)), self.kind)
         except msgspec.ValidationError as error:
             meta = msgspec.json.decode(raw, type=_Named).metadata
             key = Key(meta.get("namespace", ""), meta.get("name", ""))
             raise ApiError(f"{self.kind.KIND} {key}: {error}; are the CRDs of another version?",
                            reason="DecodeError") from error
+
+    def __call__(self, raw: bytes | msgspec.Raw) -> Object:
+        """As `whole`, without managed fields: they are most of an object's bulk, and no cache needs them."""
+        obj = self.whole(raw)
         if obj.metadata.managed_fields:
             return replace(obj, metadata=replace(obj.metadata, managed_fields=()))
         return obj
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
 
 
 def list_pages(connection: Connection, path: str, query: dict[str, str] | None = None) -> Iterator[Page]:
