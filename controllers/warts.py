@@ -64,8 +64,8 @@ WARTS: Final[tuple[Wart, ...]] = (
     Wart("no-join-timeout", "A DPU that never joins its DPU cluster stays in DPU Cluster Config for ever",
          "provisioning.md 2.2", policy="join-timeout"),
     Wart("bootstrap-token-expires",
-         "The join token lives two hours from the start of the OS installation: a DPU that comes to join later (one busy "
-         "worker, an external reboot) hangs in DPU Cluster Config", "provisioning.md 4.5, 10",
+         "The join token lives two hours from the start of the OS installation: a DPU that comes to join later (one "
+         "busy worker, an external reboot) hangs in DPU Cluster Config", "provisioning.md 4.5, 10",
          policy="bootstrap-token-lasts-a-day"),
     Wart("ready-never-leaves", "Trouble with the Node turns the Ready condition False, the phase stays Ready",
          "provisioning.md 2.2"),

@@ -11,11 +11,10 @@ from scenarios.apply import USER, Kubectl, Refused
 from scenarios.base import Apply, Cordon, Delete, Patch, PersonTask, Scale, Scenario, Step
 from scenarios.expect import judge
 from scenarios.known_issues import met
-from scenarios.known_issues import met
 from scenarios.pending import pending
 from scenarios.result import ReconcileRow, Run
-from twin.backends.base import Settings
 from twin.actors.person import Annotator
+from twin.backends.base import Settings
 from twin.model.core import Node
 from twin.model.faults import fitting
 from twin.model.kinds import KINDS
@@ -26,7 +25,6 @@ from twin.model.timing import Basis, Timing
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import begin
-from twin.sim.host import card
 from twin.sim.host import card
 from twin.sim.neighbours import power_cycle
 from twin.sim.trace import Trace
@@ -44,8 +42,8 @@ IDLE_S = 2 * 3600.0
 
 WEAKEST_FIRST: tuple[Basis, ...] = ("expert", "published", "measured")
 PHASE_OPERATIONS: dict[str, tuple[str, ...]] = {
-    Phase.INITIALIZING: ("requeue",), Phase.PENDING: ("requeue",), Phase.NODE_EFFECT: ("maintenance-step", "drain-evict-pod"),
-    Phase.INITIALIZE_INTERFACE: ("dms-get",), Phase.CONFIG_FW_PARAMETERS: ("dms-set",),
+    Phase.INITIALIZING: ("requeue",), Phase.PENDING: ("requeue",),
+    Phase.NODE_EFFECT: ("maintenance-step", "drain-evict-pod"), Phase.INITIALIZE_INTERFACE: ("dms-get",), Phase.CONFIG_FW_PARAMETERS: ("dms-set",),
     Phase.OS_INSTALLING: ("os-install", "cloud-init"), Phase.CHECKING_HOST_REBOOT_REQUIRED: ("dms-get",),
     Phase.REBOOTING: ("arm-shutdown", "host-reboot"), Phase.HOST_NETWORK_CONFIGURATION: ("host-network-script",),
     Phase.DPU_CLUSTER_CONFIG: ("dpu-join", "cni-ready"), Phase.DELETING: ("host-network-delete", "requeue"),

@@ -143,7 +143,7 @@ class KubeReader(Protocol):
         ...
 
     def view(self, view: type[V], token: Hashable) -> V:
-        """The process-wide view of this class, kept up to date by the informers. The pass is noted as reading `token`."""
+        """The process-wide view of this class, kept up to date by the informers. The pass is noted as reading it."""
         ...
 
     def read_live(self, kind: type[T], key: Key) -> T:
@@ -235,7 +235,7 @@ class DmsTarget:
 
 
 class Dms(Protocol):
-    """gNOI and gNMI of one host's DOCA Management Service (provisioning.md 3). Deadlines are the caller's, in seconds."""
+    """gNOI and gNMI of one host's DOCA Management Service (provisioning.md 3)."""
 
     def dial(self, target: DmsTarget) -> None:
         """TCP reachability, 5 s. Raises RpcError."""
@@ -262,7 +262,7 @@ class Dms(Protocol):
         ...
 
     def reboot_status(self, target: DmsTarget) -> Operation:
-        """gNOI System.RebootStatus of the CPU. The value is `(active, status)`; status '' while active, then 'SUCCESS'..."""
+        """gNOI System.RebootStatus of the CPU: the value is `(active, status)`, status '' while active."""
         ...
 
     def reboot_ended(self, target: DmsTarget, version: str = "", every_s: float = 3.0,

@@ -46,7 +46,7 @@ class OwnerReference(Part, frozen=True):
 
 
 class ObjectMeta(Part, frozen=True):
-    """`metadata`. Times are RFC 3339 strings; `resource_version` is opaque to controllers, a counter to the API server."""
+    """`metadata`. Times are RFC 3339 strings; `resource_version` is opaque to controllers."""
 
     name: str = ""
     generate_name: str = ""

@@ -129,7 +129,7 @@ class WorkQueue:
         head = self._head()
         if head is None or head[1] is None:
             return None
-        first, mine = head
+        _, mine = head
         others = self._heap[0][0] if self._heap else _NEVER
         delay = 0
         for d, row in self._rounds.items():

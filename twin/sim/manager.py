@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twin.backends.base import Backends, Dms, HostAgent, KubeApi, KubeClusters, Settings
@@ -94,7 +95,7 @@ class Manager:
             meter, background = Meter(controller.name), BackgroundMeter(controller.name)
             if around.on_effect is not None:
                 hook = around.on_effect
-                meter.on_effect = background.on_effect = lambda what, over: hook(self.name, what, over)
+                meter.on_effect = background.on_effect = partial(hook, self.name)
             reconciler = controller.make(self._backends(meter, background, limit, tokens))
             runner = Runner(
                 around.env, reconciler, meter, index=self._index + i, workers=controller.workers,

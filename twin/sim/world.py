@@ -11,15 +11,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twin.actors.actor import Actor
-from twin.actors.joining import Joining
 from twin.backends.base import KubeApi, Operation, Settings
 from twin.model.core import Namespace, Node, NodeSpec, NodeStatus, PodDisruptionBudget, Secret
 from twin.model.faults import fitting
 from twin.model.fleet import DMS_PORT, Fleet
 from twin.model.meta import Condition, Key, Object, ObjectMeta, format_time, replace
 from twin.model.provisioning import (
-    DmsAddress, Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeSpec, DpuRef, NodeAddress, NodeRebootMethod, ScriptReboot, Taint,
+    DmsAddress,
+    Dpu,
+    DpuDevice,
+    DpuDeviceSpec,
+    DpuNode,
+    DpuNodeSpec,
+    DpuRef,
+    NodeAddress,
+    NodeRebootMethod,
+    ScriptReboot,
+    Taint,
 )
 from twin.model.timing import Timing
 from twin.runtime.reconcile import DONE, Context, Controller, Reconciler, Result
@@ -81,8 +89,9 @@ class World:
 
         self.links = Links(env, lambda name, link, _, beyond: self.chronicle.transferred(name, link, beyond, env.now))
         controller_link = Link("controller uplink", fleet.network.controller_bytes_per_s)
-        self.volume = SimVolume(env, self.links, fleet.image_servers, bandwidth_bytes_per_s=fleet.volume.bandwidth_bytes_per_s,
-                                reader_link=controller_link, parse_ns=ns(timing.sample("bfb-parse")))
+        self.volume = SimVolume(
+            env, self.links, fleet.image_servers, bandwidth_bytes_per_s=fleet.volume.bandwidth_bytes_per_s,
+            reader_link=controller_link, parse_ns=ns(timing.sample("bfb-parse")))
         self.hosts = Hosts(env, timing, fleet.hosts, join=self._join, observe=self._device, collapse=options.collapse)
         self.dms = SimDms(env, self.hosts, self.volume, self.links, timing, network=fleet.network, racks=fleet.racks,
                           credentials=self._credentials, controller_link=controller_link)
@@ -136,7 +145,7 @@ class World:
         empty = base64.b64encode(b"-").decode()
         self.host_cluster.create(Secret(
             metadata=ObjectMeta(namespace=self.settings.namespace, name=self.settings.client_secret),
-            type="kubernetes.io/tls", data={k: empty for k in ("ca.crt", "tls.crt", "tls.key")}), "cert-manager", 0)
+            type="kubernetes.io/tls", data=dict.fromkeys(("ca.crt", "tls.crt", "tls.key"), empty)), "cert-manager", 0)
 
     def _control_plane_nodes(self) -> None:
         for node in self.fleet.control_plane:
@@ -216,8 +225,8 @@ class World:
 
     def caches(self, controllers: Sequence[str]) -> list[Cache]:
         """The informer caches of the processes that run any of these controllers (patterns)."""
-        return [cache for m in self.managers.values() if fitting(controllers, [m.name, *(c.name for c in m.controllers)])
-                for cache in m.caches.values()]
+        return [cache for m in self.managers.values()
+                if fitting(controllers, [m.name, *(c.name for c in m.controllers)]) for cache in m.caches.values()]
 
     def hold_actor(self, name: str, only: Key | None = None) -> Callable[[], None]:
         """The neighbour stops working (on this key); returns what lets it go on with all it missed."""
@@ -278,7 +287,7 @@ class World:
         return text
 
     def _adopt(self, old: Object | None, new: Object | None, at: int) -> None:
-        """A Secret `<dpucluster>-admin-kubeconfig` that names a server nobody here made: a cluster that the user has."""
+        """A Secret `<dpucluster>-admin-kubeconfig` that names a server nobody here made: the user's own cluster."""
         content = new.data.get("admin.conf", "") if isinstance(new, Secret) else ""
         text = _decoded(content)
         if new is None or not text or text in self._by_kubeconfig:
@@ -334,7 +343,8 @@ class World:
             env=self.env, host_cluster=self.host_cluster, clusters=self._by_kubeconfig, dms=self.dms.client,
             agent=self.dms.client, volume=self.volume, host_costs=costs("api-read", "api-write"),
             dpu_costs=costs("dpu-api-read", "dpu-api-write"), qps=t.limit("client_qps"),
-            burst=int(t.limit("client_burst")), pass_ns=ns(t.sample("api-cache-pass")), resync_ns=ns(t.sample("resync")),
+            burst=int(t.limit("client_burst")), pass_ns=ns(t.sample("api-cache-pass")),
+            resync_ns=ns(t.sample("resync")),
             settings=self.settings, policies=self.policies, collapse=self.options.collapse, on_pass=self._passed,
             on_error=self._failed, on_effect=lambda process, what, over: (
                 self.effect_hook(process, what, over) if self.effect_hook is not None else None))
