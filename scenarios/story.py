@@ -43,7 +43,8 @@ IDLE_S = 2 * 3600.0
 WEAKEST_FIRST: tuple[Basis, ...] = ("expert", "published", "measured")
 PHASE_OPERATIONS: dict[str, tuple[str, ...]] = {
     Phase.INITIALIZING: ("requeue",), Phase.PENDING: ("requeue",),
-    Phase.NODE_EFFECT: ("maintenance-step", "drain-evict-pod"), Phase.INITIALIZE_INTERFACE: ("dms-get",), Phase.CONFIG_FW_PARAMETERS: ("dms-set",),
+    Phase.NODE_EFFECT: ("maintenance-step", "drain-evict-pod"),
+    Phase.INITIALIZE_INTERFACE: ("dms-get",), Phase.CONFIG_FW_PARAMETERS: ("dms-set",),
     Phase.OS_INSTALLING: ("os-install", "cloud-init"), Phase.CHECKING_HOST_REBOOT_REQUIRED: ("dms-get",),
     Phase.REBOOTING: ("arm-shutdown", "host-reboot"), Phase.HOST_NETWORK_CONFIGURATION: ("host-network-script",),
     Phase.DPU_CLUSTER_CONFIG: ("dpu-join", "cni-ready"), Phase.DELETING: ("host-network-delete", "requeue"),

@@ -211,7 +211,9 @@ class World:
         for manager in self.managers.values():
             if name in (manager.name, "*") or any(c.name == name for c in manager.controllers):
                 manager.stop()
-                takes = self.timing.sample("controller-restart", manager.name, str(manager.starts))
+                # The lease of the process that ended is not released: the next one waits until it runs out.
+                takes = max(self.timing.sample("controller-restart", manager.name, str(manager.starts)),
+                            self.timing.sample("leader-lease"))
                 self.env.call_at(ns(takes), manager.start)
 
     def second_leader(self, name: str) -> Manager:
