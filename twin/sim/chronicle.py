@@ -61,7 +61,7 @@ class Chronicle:
         self._maxima: dict[str, int | str | None] = {}  # DPUSet uid -> maxUnavailable, of those that roll out
         self._allowed = 0
         self.reasons: dict[str, int] = {}
-        """How often a DPU's newest condition that says no had this reason, whatever became of it."""
+        """How often a DPU's newest condition that says no had this reason: by REASON and by PHASE/REASON."""
         self._cards = {h.name: tuple(c.name for c in h.cards) for h in fleet.hosts}
         for kind, observer in ((Dpu, self._dpu), (Node, self._node), (DpuSet, self._set), (Bfb, self._bfb),
                                (NodeMaintenance, self._node_maintenance)):
@@ -124,7 +124,8 @@ class Chronicle:
         for c in reversed(status.conditions):
             if c.status == "True":
                 continue
-            self.reasons[c.reason] = self.reasons.get(c.reason, 0) + 1
+            for said in (c.reason, f"{status.phase}/{c.reason}"):
+                self.reasons[said] = self.reasons.get(said, 0) + 1
             if status.phase in (Phase.READY, Phase.ERROR):
                 return ""
             if c.reason == "DPUClusterNotAllocated":

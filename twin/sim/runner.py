@@ -197,7 +197,8 @@ class Runner:
 
     def settle(self) -> None:
         """Account for the passes up to now (before reading `stats`)."""
-        self._replay(self.env.now - 1)
+        if not self.stopped:
+            self._replay(self.env.now - 1)
 
     # --- the line
 
