@@ -44,17 +44,20 @@ def os_installing(p: Pass) -> DpuStatus:
         if dpu_tasks.running(p, OS_INSTALL):
             return p.status
         return p.to(Phase.DELETING)
-    p.find(Bfb, Key(p.key.namespace, p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
+    bfb = p.find(Bfb, Key(p.key.namespace, p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
     try:
-        if not dpu_tasks.attempt(p, OS_INSTALL, lambda attempt: install(p.b, p.dpu, attempt)):
+        if not dpu_tasks.attempt(p, OS_INSTALL, lambda attempt: install(p.b, p.dpu, bfb, attempt)):
             return p.status
     except TaskFailed as error:
         raise fatal("InstallationFailed", str(error)) from error
     return p.passed(Phase.CHECKING_HOST_REBOOT_REQUIRED)
 
 
-def install(b: Backends, dpu: Dpu, attempt: int) -> TaskBody:
-    """One attempt, counted from 0. Raises what makes it fail: ApiError, RpcError, OSError, ValueError."""
+def install(b: Backends, dpu: Dpu, bfb: Bfb, attempt: int) -> TaskBody:
+    """One attempt, counted from 0, with the BFB as it was at the start: it may go meanwhile (provisioning.md 4.1).
+
+    Raises what makes it fail: ApiError, RpcError, OSError, ValueError.
+    """
     target = dms_target(b, b.background, dpu)
     budget_end: float | None = None
     if attempt == 0 and NO_DUPLICATE in b.policies:
@@ -70,7 +73,7 @@ def install(b: Backends, dpu: Dpu, attempt: int) -> TaskBody:
         yield within(b.clock, activation, ACTIVATE_BUDGET_S)
     yield from _until_rebooted(b, dpu, target, budget_end)
     yield b.clock.sleep(b.settings.cloud_init_s)
-    _label(b, dpu)
+    _label(b, dpu, bfb)
 
 
 def _bfb_name(dpu: Dpu) -> str:
@@ -109,12 +112,9 @@ def _until_rebooted(b: Backends, dpu: Dpu, target: DmsTarget, budget_end: float)
         raise RpcError("UNKNOWN", f"DPU reboot failed, status: {status}")
 
 
-def _label(b: Backends, dpu: Dpu) -> None:
+def _label(b: Backends, dpu: Dpu, bfb: Bfb) -> None:
     """The labels that the DPU-cluster Node is to carry go into the DPU's spec."""
-    bfb = b.background.get(Bfb, Key(dpu.metadata.namespace, dpu.spec.bfb))
-    if bfb is None or bfb.spec is None:
-        raise ValueError(f"BFB {dpu.metadata.namespace}/{dpu.spec.bfb} is gone")
-    version = bfb.spec.url.rpartition("/")[2].rpartition(".")[0]
+    version = bfb.spec.url.rpartition("/")[2].rpartition(".")[0] if bfb.spec is not None else ""
     labels = {Label.DOCA_BFB_VERSION: version, Label.HOST: dpu.spec.dpu_node_name}
     b.background.patch(Dpu, dpu.key, {"spec": {"cluster": {"nodeLabels": labels}}})
 

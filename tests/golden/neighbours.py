@@ -9,7 +9,7 @@ from tests.golden.stage import Play
 from twin.actors.joining import dpu_node
 from twin.model import faults
 from twin.model.core import NodeStatus
-from twin.model.meta import Key
+from twin.model.meta import Condition, replace
 from twin.model.provisioning import NodeAddress
 from twin.sim.neighbours import power_cycle
 
@@ -37,12 +37,14 @@ def _link(up: bool) -> Callable[[Play], None]:
 
 
 def _join_by_hand(play: Play) -> None:
-    """The recording's script made the Node anew, NotReady; our kubelet then reports it Ready."""
+    """The recording's script made the Node anew and set it Ready."""
     name = next(iter(play.world.hosts.dpus))
     server = next(iter(play.world.dpu_clusters.values()))
     addresses = (NodeAddress(type="InternalIP", address="127.0.2.200"), NodeAddress(type="Hostname", address=name))
-    server.create(dpu_node(name, NodeStatus(addresses=addresses)), "script", play.world.env.now)
-    play.world.actors["dpu-kubelet"][1].wake(Key("", name))
+    now = play.world.env.now
+    node = server.create(dpu_node(name, NodeStatus(addresses=addresses)), "script", now)
+    ready = (Condition(type="Ready", status="True", reason="KubeletReady"),)
+    server.update(replace(node, status=replace(node.status, conditions=ready)), "script", now, status=True)
 
 
 NOTES: Final[Mapping[str, Callable[[Play], None]]] = {

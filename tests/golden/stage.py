@@ -26,6 +26,7 @@ from twin.model import faults, fleet_file, timing_profile
 from twin.model.fleet import Fleet
 from twin.model.kinds import KINDS
 from twin.model.meta import Key, Object, condition_status
+from twin.model.names import Label
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuNode
 from twin.model.timing import Fixed, Timing
 from twin.sim.admission import Webhooks
@@ -37,7 +38,8 @@ from twin.sim.world import Options, World
 LIMIT_S: Final = 2000.0
 """No recording lasts longer; a play that does has not come into the situation of its next step."""
 
-IMAGE_BYTES: Final = 120_000_000
+IMAGE_BYTES: Final = 12_000_000
+"""So small that what a DMS takes per second does not matter (25 MB in the default profile)."""
 
 IMAGES: Final = {
     "bf-bundle-2.9.1-40.bfb": {"bsp": "4.9.1.13495", "doca": "2.9.1", "uefi": "4.9.1-25-g0000000",
@@ -103,9 +105,10 @@ Counted = tuple[tuple[str, int], ...]
 
 
 class Situation(NamedTuple):
-    """How many DPUs are in each phase and how many have gone so far; BFBs and DPUClusters in each phase."""
+    """How many DPUs are in each phase, how many have gone and how often one became Ready so far; then BFBs and
+    DPUClusters in each phase."""
 
-    dpus: tuple[Counted, int]
+    dpus: tuple[Counted, int, int]
     bfbs: Counted
     clusters: Counted
 
@@ -131,6 +134,7 @@ class Census:
     def __init__(self, same: Mapping[str, str]) -> None:
         self._phases: dict[str, dict[str, str]] = {kind: {} for kind in COUNTED}
         self._gone = 0
+        self._became_ready = 0
         self._same = {**SAME_SITUATION, **same}
 
     def note(self, kind: str, name: str, op: str, phase: str) -> None:
@@ -139,11 +143,13 @@ class Census:
             self._gone += kind == "DPU"
         else:
             phase = phase or FIRST_PHASE[kind]
-            self._phases[kind][name] = self._same.get(phase, phase)
+            phase = self._same.get(phase, phase)
+            self._became_ready += kind == "DPU" and phase == "Ready" and self._phases[kind].get(name) != "Ready"
+            self._phases[kind][name] = phase
 
     def now(self) -> Situation:
         dpus, bfbs, clusters = (tuple(sorted(Counter(p.values()).items())) for p in self._phases.values())
-        return Situation((dpus, self._gone), bfbs, clusters)
+        return Situation((dpus, self._gone, self._became_ready), bfbs, clusters)
 
 
 def recorded_situations(changes: Iterable[Change], same: Mapping[str, str]) -> list[tuple[float, Situation]]:
@@ -197,6 +203,7 @@ class Play:
         self._ready_nodes: set[str] = set()
         self._waiting: Callable[[], None] | None = None
         self._heal: dict[str, Callable[[], None]] = {}
+        self._config_gone = False
         self.over = False
 
     def run(self) -> Play:
@@ -206,6 +213,8 @@ class Play:
         world.machines.retired.update(dict.fromkeys(world.hosts.hosts))  # a step creates the Node
         world.start()
         self._faults()
+        if self.limit.config_until:
+            self._config()
         self._seen[self._census.now()] = 0
         self._await(0)
         world.env.run(until=ns(LIMIT_S))
@@ -227,7 +236,9 @@ class Play:
             if o.status is not None and condition_status(o.status.conditions, "Ready") == "True":
                 self._ready_nodes.add(o.metadata.name)
         else:
-            phase = o.status.phase if o.status is not None else ""  # type: ignore[attr-defined]
+            phase = o.status.phase if o.status is not None else ""
+            if phase == self.limit.config_until and phase:
+                self._config(delete=True)
             self._census.note(o.KIND, o.metadata.name, op, phase)
             self._seen.setdefault(self._census.now(), self.world.env.now)
         if self._waiting is not None:
@@ -318,6 +329,17 @@ class Play:
         if settings.get("maint") == "pending":
             self.world.actors["maintenance-operator"][0].slots.limits = Limits(max_parallel=0)
 
+    def _config(self, *, delete: bool = False) -> None:
+        """The DPFOperatorConfig that v25.4 needs earlier than the recording has one."""
+        kube, key = self.world.host_cluster, Key(NAMESPACE, "dpfoperatorconfig")
+        if not delete:
+            step = next(s for s in self.steps if s.kind == "DPFOperatorConfig")
+            kube.create_manifest(manifest(step.document), "kubectl", self.world.env.now)
+        elif kube.find(KINDS["DPFOperatorConfig"], key) is not None and not self._config_gone:
+            self._config_gone = True
+            # with orphans: it owns the DMS pods (provisioning.md 3.1), which are to stay
+            kube.delete(KINDS["DPFOperatorConfig"], key, "kubectl", self.world.env.now, propagation="Orphan")
+
     def _begin(self, fault: Any) -> None:
         heal = EFFECTS[type(fault)](self.world, fault)
         if heal is not None:
@@ -393,6 +415,8 @@ class Play:
         key = Key(NAMESPACE if cls.NAMESPACED else "", name)
         world.host_cluster.patch_resource(cls, key, patch, "kubectl", world.env.now)
         labels = (patch.get("metadata") or {}).get("labels")
+        if kind == "Node" and Label.OOB_BRIDGE in (labels or {}):
+            world.hosts.set_bridge(world.hosts.hosts[name], br_dpu=True, default_route=True)  # what the label means
         if kind == "Node" and labels and None in labels.values():
             # What is selected in v25.4 is the DPUNode, and a label never leaves it by itself (provisioning.md 8.1).
             world.host_cluster.patch_resource(DpuNode, Key(NAMESPACE, name), {"metadata": {"labels": labels}}, "kubectl",
