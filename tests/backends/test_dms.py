@@ -74,7 +74,7 @@ def host() -> Host:
 
 @pytest.fixture
 def server(host: Host, tmp_path: Path) -> Iterator[DmsServer]:
-    server = DmsServer("host-1", ADDRESS, host, issue(CA, "host-1", addresses=(ADDRESS,)), CA.certificate,
+    server = DmsServer("host-1", ADDRESS, host, lambda: (issue(CA, "host-1", addresses=(ADDRESS,)), CA.certificate),
                        folder=tmp_path / "images")
     server.start()
     yield server
@@ -177,7 +177,7 @@ def test_certificates_that_do_not_fit_are_refused(server: DmsServer, client: Pai
 
 
 def test_a_server_for_another_address_is_not_believed(host: Host) -> None:
-    server = DmsServer("h", ADDRESS, host, issue(CA, "h", addresses=("127.1.78.9",)), CA.certificate)
+    server = DmsServer("h", ADDRESS, host, lambda: (issue(CA, "h", addresses=("127.1.78.9",)), CA.certificate))
     server.start()
     with client_of(lambda key: secret_of(CLIENT, CA)) as dms, pytest.raises(RpcError, match="x509"):
         dms.get(TARGET, "uptime")
@@ -218,7 +218,7 @@ def test_more_commands_than_workers_wait_their_turn(server: DmsServer) -> None:
 
 
 def test_a_taken_address_is_said_in_one_line(server: DmsServer, host: Host) -> None:
-    second = DmsServer("host-2", ADDRESS, host, issue(CA, "x"), CA.certificate)
+    second = DmsServer("host-2", ADDRESS, host, lambda: (issue(CA, "x"), CA.certificate))
     with pytest.raises(OSError, match=rf"^host-2: {ADDRESS}:9339 is taken$"):
         second.start()
 
@@ -227,7 +227,7 @@ def test_a_server_that_does_not_negotiate_alpn_is_served_as_upstream_does(host: 
                                                                           tmp_path: Path) -> None:
     """TLS without ALPN before a plain gRPC server: gRPC alone refuses it, the relay does not."""
     inner = grpc.server(ThreadPoolExecutor(4))
-    inner.add_generic_rpc_handlers(DmsServer("inner", "", host, CLIENT, "")._handlers())
+    inner.add_generic_rpc_handlers(DmsServer("inner", "", host, lambda: (CLIENT, ""))._handlers())
     path = tmp_path / "inner"
     inner.add_insecure_port(f"unix:{path}")
     inner.start()

@@ -58,7 +58,7 @@ def test_troubles_show_as_upstream_words_them(volume: LiveVolume, proxy: ImagePr
     proxy.status.clear()
     proxy.instead["bfb"] = b"<html>"
     assert fetched(volume, URL).error is None
-    with pytest.raises(ValueError, match="BFB image|header"):
+    with pytest.raises(ValueError, match=r"BFB image|header"):
         volume.versions("/bfb/a.bfb")
     proxy.instead.clear()
     proxy.down["bfb"] = None

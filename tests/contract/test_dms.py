@@ -14,7 +14,7 @@ import pytest
 from twin.backends.base import Dms, DmsTarget, Operation, RpcError
 from twin.backends.dms import LiveDms
 from twin.backends.lab.certificates import authority, issue
-from twin.backends.lab.dms_emulator import DmsServer, DmsServers
+from twin.backends.lab.dms_emulator import DmsServer, Switches
 from twin.model import bfcfg, fleet_file, timing_profile
 from twin.model import dms_commands as commands
 from twin.model.device import Image
@@ -27,7 +27,7 @@ from twin.sim.dms import SimDms
 from twin.sim.host import Hosts
 from twin.sim.links import Links
 from twin.sim.paced import PacedWorld
-from twin.sim.personality import HostPersonality
+from twin.sim.personality import HostPersonality, ReceivedFile
 from twin.sim.runner import Meter
 from twin.sim.volume import SimVolume, file_of
 
@@ -126,9 +126,9 @@ class WireRig(Rig):
         secret = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
         self.paced = PacedWorld(self.world.env, time.monotonic, speed=SPEED)
         self.addresses = {name: f"127.1.77.{n + 1}" for n, name in enumerate(self.world.names)}
-        self.servers = DmsServers({name: DmsServer(
+        self.servers = Switches({name: DmsServer(
             name, address, HostPersonality(self.paced, self.world.dms, name, self.image_of),
-            issue(ca, name, addresses=(address,)), ca.certificate) for name, address in self.addresses.items()})
+            lambda name=name, address=address: (issue(ca, name, addresses=(address,)), ca.certificate)) for name, address in self.addresses.items()})
         self.paced.after = self.follow
         self.dms = LiveDms(lambda key: secret, locate=lambda path: folder / Path(path).name)
 
@@ -136,8 +136,8 @@ class WireRig(Rig):
     def target(self) -> DmsTarget:
         return DmsTarget(self.addresses[self.first], 9339, SECRET)
 
-    def image_of(self, md5: str, head: bytes) -> Image | None:
-        return IMAGE.image if head.startswith(b"Bfv1") else None
+    def image_of(self, file: ReceivedFile) -> Image | None:
+        return IMAGE.image if file.content.startswith(b"Bfv1") else None
 
     def follow(self) -> None:
         for name, server in self.world.dms.servers.items():

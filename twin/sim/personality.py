@@ -5,7 +5,9 @@ Everything runs in the paced world's thread; callers block as long as the host t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from twin.backends.base import DmsTarget, Operation, RpcError
@@ -16,9 +18,6 @@ from twin.sim.dms import DmsClient, SimDms
 from twin.sim.paced import PacedWorld
 from twin.sim.runner import Meter
 from twin.sim.volume import File
-
-ImageOf = Callable[[str, bytes], "Image | None"]
-"""(md5, first bytes) of a received file -> the image it is; None: it is no BFB."""
 
 
 class ReceivedFile(Protocol):
@@ -35,6 +34,15 @@ class ReceivedFile(Protocol):
 
     @property
     def content(self) -> bytes: ...
+
+    @property
+    def path(self) -> Path | None: ...
+
+
+ImageOf = Callable[[ReceivedFile], "Image | None"]
+"""Which image a received file is; None: it is no BFB."""
+
+_EXIT_CODE = re.compile(r"exit code (\d+)$")
 
 
 class HostPersonality:
@@ -62,7 +70,7 @@ class HostPersonality:
         if file.version.endswith(".cfg"):
             kept = File(file.md5, file.size, content=file.content)
         else:
-            image = self._image_of(file.md5, file.content)
+            image = self._image_of(file)
             kept = File(file.md5, image.size if image else file.size, image)
 
         def receive() -> Operation:
@@ -79,6 +87,14 @@ class HostPersonality:
         answer = self._wait(lambda client: client.reboot_status(self._target))
         assert isinstance(answer, tuple)
         return answer
+
+    def execute(self, pod: Key, command: Sequence[str]) -> tuple[int, str] | None:
+        """A command in the DMS pod: (exit code, stdout); None when its container does not run."""
+        try:
+            return 0, str(self._wait(lambda client: client.execute(pod, command)))
+        except RpcError as error:
+            code = _EXIT_CODE.search(str(error))
+            return (int(code[1]), "") if code else None
 
     def _wait(self, start: Callable[[DmsClient], Operation]) -> object:
         return self._world.wait(lambda: start(self._client()))

@@ -67,18 +67,21 @@ class Personality(Protocol):
     def reboot_status(self) -> tuple[bool, str]: ...
 
 
+Identity = Callable[[], tuple[Pair, str]]
+"""The server's certificate and key, and the authority of its clients; asked at every start, as a pod mounts them."""
+
+
 class DmsServer:
     """The DMS of one host, on an address of its own. `start` and `stop` may alternate, as hosts reboot."""
 
-    def __init__(self, name: str, address: str, personality: Personality, server: Pair, authority: str, *,
+    def __init__(self, name: str, address: str, personality: Personality, identity: Identity, *,
                  port: int = PORT, folder: Path | None = None) -> None:
         self.name = name
         self.address = address
         self.port = port
         self.bytes_received = 0
         self._personality = personality
-        self._pair = server
-        self._authority = authority
+        self._identity = identity
         self._folder = folder
         self._server: Any = None
 
@@ -87,16 +90,17 @@ class DmsServer:
         return self._server is not None
 
     def start(self) -> None:
-        """Listen. Raises: OSError when the address is taken."""
+        """Listen. Raises: OSError when the address is taken, or the identity cannot be had."""
         if self._server is not None:
             return
+        pair, authority = self._identity()
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"dms-{self.name}")
         server = grpc.server(pool, options=(
             ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MESSAGE_LIMIT),
             ("grpc.http2.min_ping_interval_without_data_ms", 300_000)))
         server.add_generic_rpc_handlers(self._handlers())
         credentials = grpc.ssl_server_credentials(
-            [(self._pair.key.encode(), self._pair.certificate.encode())], self._authority.encode(), True)
+            [(pair.key.encode(), pair.certificate.encode())], authority.encode(), True)
         try:
             bound = server.add_secure_port(f"{self.address}:{self.port}", credentials)
         except RuntimeError as error:
@@ -219,23 +223,36 @@ class DmsServer:
             sink.close()
 
 
-class DmsServers:
+class Switched(Protocol):
+    """A server that may be started and stopped again and again."""
+
+    @property
+    def serving(self) -> bool: ...
+
+    def start(self) -> None:
+        """Raises: OSError."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+class Switches:
     """The servers of a fleet, each listening or not, as `want` last said. A thread of its own switches them."""
 
-    def __init__(self, servers: Mapping[str, DmsServer], say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(self, servers: Mapping[str, Switched], say: Callable[[str], None] = lambda line: None) -> None:
         self.servers = dict(servers)
         self._say = say
         self._wanted = dict.fromkeys(self.servers, False)
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="dms-servers", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="switches", daemon=True)
         self._thread.start()
 
-    def want(self, host: str, listening: bool) -> None:
-        """Say whether this host's DMS should listen. Returns at once."""
+    def want(self, name: str, listening: bool) -> None:
+        """Say whether this server should listen. Returns at once."""
         with self._changed:
-            if self._wanted[host] is not listening:
-                self._wanted[host] = listening
+            if self._wanted[name] is not listening:
+                self._wanted[name] = listening
                 self._changed.notify()
 
     def close(self) -> None:

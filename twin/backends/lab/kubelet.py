@@ -49,6 +49,10 @@ class Kubelet:
             self._context.load_cert_chain(path)
         self._server: Any = None
 
+    @property
+    def serving(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         """Raises: OSError when the address is taken."""
         if self._server is not None:
@@ -96,7 +100,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         _, namespace, pod, container = route
         try:
-            code, printed = self.server.execute(Key(namespace, pod), container, parse_qs(parts.query).get("command", []))
+            command = parse_qs(parts.query).get("command", [])
+            code, printed = self.server.execute(Key(namespace, pod), container, command)
         except NoContainer:
             self._refuse(f'container not found ("{container}")')
             return
