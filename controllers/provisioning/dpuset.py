@@ -60,8 +60,8 @@ class DpuSetReconciler:
     @property
     def watches(self) -> tuple[Watch, ...]:
         # upstream: dpuset-blind-to-dpunodes
-        nodes = (Watch(DpuNode, _every_set, _labels_changed),) if WATCH_NODES in self.policies else ()
-        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet)), Watch(DpuDevice, _every_set),
+        nodes = (Watch(DpuNode, _every_set, _labels_changed, alike=True),) if WATCH_NODES in self.policies else ()
+        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet)), Watch(DpuDevice, _every_set, alike=True),
                 Watch(DpuFlavor, _sets_naming), *nodes)
 
     def reconcile(self, ctx: Context, key: Key) -> Result:

@@ -46,6 +46,8 @@ class Watch:
     kind: type[Object]
     to: Mapper | None = None
     when: Predicate | None = None
+    alike: bool = False
+    """`to` gives the same keys whichever object changed: after a resync one question is enough."""
 
 
 class Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 from functools import partial
 
 from twin.backends.base import ApiError
@@ -35,6 +36,10 @@ class ActorRunner:
             self.env.call_at(0, self._drain, priority=self._priority)
 
     wake = add
+
+    def add_all(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self.add(key)
 
     def stale(self, key: Key) -> None:
         """Every pass is run, so nothing is known unchanged."""

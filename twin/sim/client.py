@@ -6,15 +6,15 @@ own that charges that controller's meter.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from twin.backends.base import ApiError, Unavailable, View
 from twin.model.meta import Key, Object
-from twin.runtime.reconcile import Reconciler, Watch
+from twin.runtime.reconcile import Mapper, Predicate, Reconciler, Watch
 from twin.sim.clock import SECOND
-from twin.sim.kube import ApiServer, Resource, resource_of
+from twin.sim.kube import ApiServer, Resource
 from twin.sim.runner import Meter, touch
 
 T = TypeVar("T", bound=Object)
@@ -25,6 +25,8 @@ class Queue(Protocol):
     """What a watch event is put into."""
 
     def add(self, key: Key) -> None: ...
+
+    def add_all(self, keys: Iterable[Key]) -> None: ...
 
 
 class TimedOut(Unavailable):
@@ -44,7 +46,8 @@ class Informer:
         self.readers: dict[Any, dict[Any, None]] = {}
         """Tokens: a key, None (a list of all), or (label, value)."""
         self.by_label: dict[str, dict[str, dict[Key, Object]]] = {}
-        self.watchers: list[tuple[Queue, Reconciler, Watch]] = []
+        self.watchers: list[tuple[Queue, Reconciler, Mapper | None, Predicate | None, bool]] = []
+        """Queue, and of the watch: `to`, `when`, `alike`."""
         self.views: list[View] = []
 
     def labelled(self, label: str, value: str) -> dict[Key, Object]:
@@ -80,9 +83,12 @@ class Cache:
     def watch(self, runner: Queue, reconciler: Reconciler, watch: Watch) -> None:
         """Wake this controller from now on, and once for every object there is."""
         informer = self.informer(watch.kind)
-        informer.watchers.append((runner, reconciler, watch))
-        for obj in list(informer.objects.values()):
-            _wake(runner, reconciler, watch, None, obj)
+        informer.watchers.append((runner, reconciler, watch.to, watch.when, watch.alike))
+        for key, obj in list(informer.objects.items()):
+            if watch.when is not None and not watch.when(None, obj):
+                continue
+            for woken in (key,) if watch.to is None else watch.to(reconciler, obj):
+                runner.add(woken)
 
     def view(self, view: type[V]) -> V:
         found = self._views.get(view)
@@ -100,15 +106,13 @@ class Cache:
         informer = self._informers.get(resource)
         if informer is None or not self.connected:
             return
-        self._change(informer, key, new, last)
+        self._change(resource, informer, key, new, last)
 
     def resync(self) -> None:
         """The periodic resync: every watched object wakes its controllers again."""
         for informer in list(self._informers.values()):
-            if informer.watchers:
-                for obj in list(informer.objects.values()):
-                    for runner, reconciler, watch in informer.watchers:
-                        _wake(runner, reconciler, watch, obj, obj)
+            for runner, reconciler, to, when, alike in informer.watchers:
+                runner.add_all(_mapped(informer.objects, reconciler, to, when, alike))
 
     def relist(self) -> None:
         """The watch was lost: list again and deliver the difference, as a reflector does."""
@@ -117,10 +121,10 @@ class Cache:
             table = self.server.table(resource)
             for key, old in list(informer.objects.items()):
                 if key not in table:
-                    self._change(informer, key, None, old)
+                    self._change(resource, informer, key, None, old)
             for key, obj in list(table.items()):
                 if informer.objects.get(key) is not obj:
-                    self._change(informer, key, obj, obj)
+                    self._change(resource, informer, key, obj, obj)
 
     def close(self) -> None:
         """The process ended."""
@@ -128,7 +132,7 @@ class Cache:
         self.server.detach(self)
         self._informers.clear()
 
-    def _change(self, informer: Informer, key: Key, new: Object | None, last: Object) -> None:
+    def _change(self, resource: Resource, informer: Informer, key: Key, new: Object | None, last: Object) -> None:
         objects = informer.objects
         old = objects.get(key)
         if old is not None:
@@ -138,7 +142,7 @@ class Cache:
                 return
         elif new is None:
             return
-        elif (stored := self.server.table(resource_of(new)).get(key)) is None or (
+        elif (stored := self.server.table(resource).get(key)) is None or (
                 stored.metadata.uid != new.metadata.uid):
             return
         readers = informer.readers
@@ -154,9 +158,19 @@ class Cache:
         for view in informer.views:
             for token in view.observe(old, new):
                 touch(self.view_readers, token)
-        for _ in range(2 if self.twice else 1):
-            for runner, reconciler, watch in informer.watchers:
-                _wake(runner, reconciler, watch, old, new)
+        for _ in _TWICE if self.twice else _ONCE:
+            for runner, reconciler, to, when, _ in informer.watchers:
+                if when is not None and not when(old, new):
+                    continue
+                if to is None:
+                    runner.add(key)
+                    continue
+                if new is not None:
+                    for woken in to(reconciler, new):
+                        runner.add(woken)
+                if old is not None and old is not new:
+                    for woken in to(reconciler, old):
+                        runner.add(woken)
 
     def _reindex(self, informer: Informer, key: Key, old: Object | None, new: Object | None) -> None:
         for label, index in informer.by_label.items():
@@ -172,20 +186,22 @@ class Cache:
                 index.setdefault(now, {})[key] = new
 
 
-def _wake(runner: Queue, reconciler: Reconciler, watch: Watch, old: Object | None, new: Object | None) -> None:
-    if watch.when is not None and not watch.when(old, new):
-        return
-    if watch.to is None:
-        obj = new if new is not None else old
-        assert obj is not None
-        runner.add(obj.key)
-        return
-    if new is not None:
-        for key in watch.to(reconciler, new):
-            runner.add(key)
-    if old is not None and old is not new:
-        for key in watch.to(reconciler, old):
-            runner.add(key)
+_ONCE: Final = (0,)
+_TWICE: Final = (0, 0)
+
+
+def _mapped(objects: Mapping[Key, Object], reconciler: Reconciler, to: Mapper | None, when: Predicate | None,
+            alike: bool) -> Iterable[Key]:
+    """The keys that these objects wake when nothing about them changed, each once."""
+    if to is None:
+        return list(objects) if when is None else [key for key, obj in objects.items() if when(obj, obj)]
+    found: dict[Key, None] = {}
+    for obj in list(objects.values()):
+        if when is None or when(obj, obj):
+            found.update(dict.fromkeys(to(reconciler, obj)))
+            if alike:
+                break
+    return found
 
 
 class RateLimit:
