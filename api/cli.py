@@ -35,8 +35,9 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More notes on st
 RunDir = Annotated[Path, typer.Option("--run", help="The run folder", metavar="DIR")]
 At = Annotated[str, typer.Option("--at", help="Virtual time, e.g. 2h15m; the end of the run if absent",
                                  metavar="DURATION")]
-Namespace = Annotated[str, typer.Option("-n", "--namespace", metavar="NAMESPACE")]
-AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this one; for a list the default is `default`",
+                                        metavar="NAMESPACE")]
+AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="Objects of all namespaces")]
 Labels = Annotated[str, typer.Option("-l", "--selector", help="Label selector, as kubectl's", metavar="SELECTOR")]
 Cluster = Annotated[str, typer.Option("--cluster", help="A DPU cluster; the host cluster if absent", metavar="NAME")]
 
@@ -125,15 +126,17 @@ def rehearse(
     output: Output = "table",
     out: Annotated[str, typer.Option("--out", help="Run folder; default reports/out/<scenario>-<seed>",
                                      metavar="DIR")] = "",
-    seed: Annotated[int | None, typer.Option("--seed", min=0, metavar="N")] = None,
-    replications: Annotated[int | None, typer.Option("--replications", min=1, metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all draws; default the scenario's",
+                                           metavar="N")] = None,
+    replications: Annotated[int | None, typer.Option("--replications", min=1, help="Runs that differ only in their seed",
+                                                   metavar="N")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes for replications", metavar="N")] = 1,
     timing: Annotated[str, typer.Option("--timing", help="default, fixed or a file", metavar="NAME|FILE")] = "",
     until: Annotated[str, typer.Option("--until", help="End of observation, e.g. 36h", metavar="DURATION")] = "",
     record: Annotated[str, typer.Option("--record", help="trace,objects or none; default: both up to 1,000 DPUs",
                                         metavar="WHAT")] = "",
     no_report: Annotated[bool, typer.Option("--no-report", help="Summary only: no figures, tables, timeline")] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress")] = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress line on stderr")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
