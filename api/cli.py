@@ -128,7 +128,7 @@ def rehearse(
                                      metavar="DIR")] = "",
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all draws; default the scenario's",
                                            metavar="N")] = None,
-    replications: Annotated[int | None, typer.Option("--replications", min=1, help="Runs that differ only in their seed",
+    replications: Annotated[int | None, typer.Option("--replications", min=1, help="Runs that differ only in seed",
                                                    metavar="N")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes for replications", metavar="N")] = 1,
     timing: Annotated[str, typer.Option("--timing", help="default, fixed or a file", metavar="NAME|FILE")] = "",
