@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tests.golden.differences import DIFFERENCES, NO_LIMIT, Difference, Limit
-from tests.golden.views import GONE, History, Subject
+from tests.golden.views import GONE, History, Subject, View
 
-Facts = list[tuple[str, str]]
 Sequences = dict[str, list["Line"]]
 
 
@@ -35,7 +34,9 @@ class Normal:
         """Per subject its lines; facts that the table sets apart form sequences of their own."""
         found: Sequences = {}
         for subject, history in histories.items():
-            if limit.kinds and subject.kind not in limit.kinds or any(re.fullmatch(w, str(subject)) for w in limit.without):
+            if limit.kinds and subject.kind not in limit.kinds:
+                continue
+            if any(re.fullmatch(w, str(subject)) for w in limit.without):
                 continue
             for label, lines in self._of(subject, history).items():
                 if lines:
@@ -66,15 +67,15 @@ class Normal:
             news = {k: v for k, v in facts.items() if known.get(k, GONE) != v}
             known |= facts
             if news or write.op != "~":
-                lines[""].append(Line(" ".join([write.op, "; ".join(f"{k}={v}" for k, v in sorted(news.items()))]), write.t_s))
-        if carried:
-            news = {k: v for k, v in carried.items() if known.get(k, GONE) != v}
-            if news:
-                lines[""].append(Line("~ " + "; ".join(f"{k}={v}" for k, v in sorted(news.items())), history.writes[-1].t_s))
+                lines[""].append(_line(write.op, news, write.t_s))
+        news = {k: v for k, v in carried.items() if known.get(k, GONE) != v}
+        if news:
+            lines[""].append(_line("~", news, history.writes[-1].t_s))
         return lines
 
-    def _write(self, subject: Subject, facts: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, list[str]], bool]:
-        kept: dict[str, str] = {}
+    def _write(self, subject: Subject, facts: Iterable[tuple[str, str]]) -> tuple[View, dict[str, list[str]], bool]:
+        """The facts that stay, those set apart by label, and whether the write is carried into the next one."""
+        kept: View = {}
         apart: dict[str, list[str]] = {}
         carry = False
         for key, value in facts:
@@ -102,6 +103,10 @@ class Normal:
                 self.used[rule.id] = self.used.get(rule.id, 0) + 1
                 now = after
         return now, used
+
+
+def _line(op: str, facts: View, t_s: float) -> Line:
+    return Line(f"{op} " + "; ".join(f"{k}={v}" for k, v in sorted(facts.items())), t_s)
 
 
 # --- names that may be exchanged
@@ -142,7 +147,8 @@ def difference(recorded: Sequences, ours: Sequences) -> list[str]:
         b = [line.text for line in ours.get(subject, ())]
         if a != b:
             found.append(f"=== {subject}")
-            found += [d for d in difflib.unified_diff(a, b, "recorded", "ours", lineterm="", n=1) if not d.startswith(("---", "+++"))]
+            lines = difflib.unified_diff(a, b, "recorded", "ours", lineterm="", n=1)
+            found += [d for d in lines if not d.startswith(("---", "+++"))]
     return found
 
 

@@ -21,11 +21,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Something that was done at `t_s`: an object was created, or an Action. `status` is the HTTP answer, 0: none."""
+    """Something that was done at `t_s`: an object was created, or an Action. `status` is the HTTP answer, 0: none,
+    and `message` what it said."""
 
     t_s: float
     verb: str
     status: int
+    message: str
     document: Json
 
     @property
@@ -105,10 +107,10 @@ def passes(name: str) -> list[Pass]:
 
 
 def _step(part: str) -> Step:
-    head = re.match(r"# t=([\d.]+) (.*?)(?: -> (\d+).*)?\n", part)
+    head = re.match(r"# t=([\d.]+) (.*?)(?: -> (\d+)(?: (\".*\"))?)?\n", part)
     assert head is not None, part
-    document = yaml.safe_load(part)
-    return Step(float(head[1]), head[2], int(head[3] or 0), document)
+    message = json.loads(head[4]) if head[4] else ""
+    return Step(float(head[1]), head[2], int(head[3] or 0), message, yaml.safe_load(part))
 
 
 def _change(line: Json) -> Change:

@@ -29,8 +29,9 @@ from twin.model.meta import Key, Object, condition_status
 from twin.model.names import Label
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuNode
 from twin.model.timing import Fixed, Timing
+from twin.runtime.reconcile import Context, Controller, Result
 from twin.sim.admission import Webhooks
-from twin.sim.clock import SECOND, ns
+from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import EFFECTS
 from twin.sim.trace import Trace
 from twin.sim.world import Options, World
@@ -53,16 +54,19 @@ IMAGES: Final = {
 def times(recording: Recording) -> dict[str, float]:
     """Seconds per operation: the golden README's, and what the case sets otherwise. Latencies are a quick cluster's."""
     down = recording.seconds("host_down", 8.0)
+    by_hand = recording.settings.get("join") == "False"  # the script of f8: 12 s NotReady, then seen at once
     return {
         "api-read": 0.001, "api-write": 0.004, "watch-lag": 0.004, "webhook": 0.001, "dpu-api-read": 0.002,
-        "dpu-api-write": 0.004, "dms-dial": 0.001, "dms-get": 0.005, "dms-set": 0.005, "dms-exec": 0.02, "os-verify": 0.03,
+        "dpu-api-write": 0.004, "gc-delay": 0.03, "resync": 600.0, "requeue": 5.0,
+        "dms-dial": 0.001, "dms-get": 0.005, "dms-set": 0.005, "dms-exec": 0.02, "os-verify": 0.03, "bfb-parse": 0.0,
         "os-install": recording.seconds("activate_delay", 2.0) + recording.seconds("reboot_active", 3.0),
-        "reboot-status-poll": 3.0, "bfb-parse": 0.0, "dpu-boot": 0.1, "arm-shutdown": 0.1, "host-drop": 1.0,
-        "host-reboot": down, "host-power-cycle": down, "host-network-script": 3.0, "host-network-delete": 0.05,
-        "dpu-join": recording.seconds("join_delay", 2.0), "cni-ready": 12.0 if recording.settings.get("join") == "False" else 0.01, "join-retry": 0.5, "pod-start": 0.1,
-        "dms-init": 0.1, "dms-startup-probe": 0.1, "job-start": 0.3, "cert-issue": 0.4, "kamaji-control-plane": 3.5,
-        "keepalived-start": 0.1, "maintenance-step": 0.6, "gc-delay": 0.03, "nfd-period": 60.0, "resync": 600.0,
-        "node-lifecycle-grace": 0.01 if recording.settings.get("join") == "False" else 40.0, "drain-timeout": 300.0, "drain-retry": 5.0, "requeue": 5.0, "fw-reset": 0.1,
+        "reboot-status-poll": 3.0, "dpu-boot": 0.1, "arm-shutdown": 0.1, "fw-reset": 0.1,
+        "host-drop": 1.0, "host-reboot": down, "host-power-cycle": down,
+        "host-network-script": 3.0, "host-network-delete": 0.05, "dpu-join": recording.seconds("join_delay", 2.0),
+        "join-retry": 0.5, "cni-ready": 12.0 if by_hand else 0.01, "node-lifecycle-grace": 0.01 if by_hand else 40.0,
+        "pod-start": 0.1, "dms-init": 0.1, "dms-startup-probe": 0.1, "job-start": 0.3, "cert-issue": 0.4,
+        "kamaji-control-plane": 3.5, "keepalived-start": 0.1, "maintenance-step": 0.6, "nfd-period": 60.0,
+        "drain-timeout": 300.0, "drain-retry": 5.0,
     }
 
 
@@ -81,22 +85,46 @@ class Watcher(Trace):
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A reconcile pass of ours: when it began and ended."""
+    """A reconcile pass of ours: when it began and what it answered. `error` is '' or what it returned or raised."""
 
     controller: str
     key: Key
-    start_s: float
-    end_s: float
+    t_s: float
+    requeue_s: float | None
+    error: str
 
 
-class RecordingWorld(World):
-    """A world that also notes every reconcile pass."""
+class Observed:
+    """A reconciler whose passes are noted."""
 
-    looked: list[Looked]
+    def __init__(self, controller: str, inner: Any, looked: list[Looked]) -> None:
+        self._controller = controller
+        self._inner = inner
+        self._looked = looked
 
-    def _passed(self, controller: str, key: Key, entered: int, start: int, end: int) -> None:
-        super()._passed(controller, key, entered, start, end)
-        self.looked.append(Looked(controller, key, start / SECOND, end / SECOND))
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def reconcile(self, ctx: Context, key: Key) -> Result:
+        try:
+            result: Result = self._inner.reconcile(ctx, key)
+        except ApiError as error:
+            self._note(ctx, key, None, str(error))
+            raise
+        self._note(ctx, key, result.requeue_after_s, result.error)
+        return result
+
+    def _note(self, ctx: Context, key: Key, requeue_s: float | None, error: str) -> None:
+        self._looked.append(Looked(self._controller, key, ctx.now - EPOCH, requeue_s, error))
+
+
+def observed(looked: list[Looked]) -> tuple[Controller, ...]:
+    """All controllers, their passes noted."""
+
+    def make(controller: Controller) -> Callable[[Any], Any]:
+        return lambda backends: Observed(controller.name, controller.make(backends), looked)
+
+    return tuple(replace(c, make=make(c)) for c in CONTROLLERS)
 
 
 # --- situations
@@ -190,11 +218,11 @@ class Play:
         mine = times(recording)
         operations = {n: replace(o, takes=Fixed(mine[n]) if n in mine else o.takes, fails=0.0)
                       for n, o in profile.operations.items()}
-        self.world = RecordingWorld(
-            self._fleet(), Timing(replace(profile, operations=operations), 1), self.trace, CONTROLLERS,
+        self.looked: list[Looked] = []
+        self.world = World(
+            self._fleet(), Timing(replace(profile, operations=operations), 1), self.trace, observed(self.looked),
             webhooks=Webhooks(WEBHOOKS), policies=limit.policies, options=Options(collapse=collapse),
             settings=Settings(seed=seed, cloud_init_s=2.0))
-        self.world.looked = []
         self.answers: list[tuple[Step, int, str]] = []
         """What the API server said to each step that asked it something: HTTP status and message."""
         self.played_s: list[float] = []
@@ -303,7 +331,7 @@ class Play:
     # --- what
 
     def _fleet(self) -> Fleet:
-        nodes = [s.document for s in self.recording.steps if s.kind == "Node" and s.document["metadata"]["name"] != "cp1"]
+        nodes = [s.document for s in self.recording.steps if s.kind == "Node" and s.target != ("Node", "cp1")]
         taken = {s.document["spec"]["nodeName"] for s in self.recording.steps if s.kind == "DPU"}
         entries = [host_entry(n) for n in nodes] or [host_entry({"metadata": {"name": "worker1"}})]
         missing = taken - {e["name"] for e in entries}
@@ -313,8 +341,9 @@ class Play:
             "network": {"host_bytes_per_s": IMAGE_BYTES / self.recording.seconds("install_delay", 1.0),
                         "controller_bytes_per_s": "10GB"},
             "volume": {"bandwidth_bytes_per_s": "10GB"},
-            "image_servers": [{"name": "images", "url": "http://127.0.0.1:8000/", "bandwidth_bytes_per_s": IMAGE_BYTES / 2.0, "files": {
-                name: {"size_bytes": IMAGE_BYTES, "versions": versions} for name, versions in IMAGES.items()}}]})
+            "image_servers": [{
+                "name": "images", "url": "http://127.0.0.1:8000/", "bandwidth_bytes_per_s": IMAGE_BYTES / 2.0,
+                "files": {n: {"size_bytes": IMAGE_BYTES, "versions": v} for n, v in IMAGES.items()}}]})
 
     def _faults(self) -> None:
         settings = self.recording.settings
@@ -349,7 +378,6 @@ class Play:
         self._heal.pop(kind)()
 
     def _act(self, step: Step) -> None:
-        kind, name = step.target
         if step.verb == "neighbour":
             self._neighbour(step)
             return
@@ -419,8 +447,8 @@ class Play:
             world.hosts.set_bridge(world.hosts.hosts[name], br_dpu=True, default_route=True)  # what the label means
         if kind == "Node" and labels and None in labels.values():
             # What is selected in v25.4 is the DPUNode, and a label never leaves it by itself (provisioning.md 8.1).
-            world.host_cluster.patch_resource(DpuNode, Key(NAMESPACE, name), {"metadata": {"labels": labels}}, "kubectl",
-                                              world.env.now)
+            world.host_cluster.patch_resource(
+                DpuNode, Key(NAMESPACE, name), {"metadata": {"labels": labels}}, "kubectl", world.env.now)
 
     def _delete(self, step: Step) -> None:
         kind, name = step.target

@@ -50,14 +50,16 @@ def _dpu(document: Json, spec: Json) -> None:
 def host_entry(node: Json) -> Json:
     """A recorded worker Node as a host of a fleet: DPUs from its detector labels.
 
-    `pci_rescan`: these recordings reboot the host after every install, so our cards ask for it (provisioning.md 2.2, 7).
+    `pci_rescan`: in the recordings every install is followed by a host reboot, so our cards ask for one
+    (provisioning.md 2.2, phase 7).
     """
     meta = node["metadata"]
     labels = {k: v for k, v in (meta.get("labels") or {}).items() if k != "kubernetes.io/hostname"}
     oob = FEATURE + "dpu-oob-bridge-configured"
     pci = labels.get(FEATURE + "dpu-0-pci-address", "0000-2b-00" if "labels" not in meta else "")
+    card = {"pci": pci, "pf0": labels.get(FEATURE + "dpu-0-pf0-name", "ens1f0np0"), "pci_rescan": True}
     return {
         "name": meta["name"], "labels": labels, "annotations": dict(meta.get("annotations") or {}),
         "oob_bridge": "labels" not in meta or oob in labels,
-        "dpus": [{"pci": pci, "pf0": labels.get(FEATURE + "dpu-0-pf0-name", "ens1f0np0"), "pci_rescan": True}] if pci else [],
+        "dpus": [card] if pci else [],
     }

@@ -265,7 +265,7 @@ def _put(state: Json, path: str, value: Any) -> None:
 
 def played(versions: Iterable[Version]) -> dict[Subject, History]:
     book = _Book()
-    for version in sorted(versions, key=lambda v: v.t_s):
+    for version in versions:  # in the order of their resourceVersions, as the recordings
         kind = f"dpu:{version.object.KIND}" if version.cluster else version.object.KIND
         if kind not in VIEWS:
             continue
