@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from twin.actors.actor import Actor
 from twin.actors.hosts import PlainPodVerbs
 from twin.backends.base import KubeApi
-from twin.model.core import Namespace, Node, NodeStatus, Pod, PodSpec, PodStatus
+from twin.model.core import Namespace, Node, NodeStatus, Pod, PodSpec, PodStatus, ReplicaSet, ReplicaSetSpec
+from twin.model.kinds import KINDS
 from twin.model.meta import Condition, Key, Object, ObjectMeta, OwnerReference, condition, replace
 from twin.sim.client import Cache, SimKube
 from twin.sim.clock import SECOND, SimClock, TwinEnvironment, ns
@@ -181,8 +182,13 @@ class Town:
 
     def pod(self, name: str, node: str = "", *, ready: bool = False, labels: Mapping[str, str] | None = None,
             controller: str = "", owner_uid: str = "", **spec: Any) -> Pod:
-        owners = (OwnerReference(api_version="apps/v1", kind=controller, name="owner", uid=owner_uid or f"uid-{name}",
-                                 controller=True),) if controller else ()
+        owners: tuple[OwnerReference, ...] = ()
+        if controller:
+            cls = KINDS[controller]
+            owner = next((o for o in self.server.table(cls).values() if o.metadata.uid == owner_uid), None)
+            meta = ObjectMeta(namespace=SPACE, name=f"owner-of-{name}")
+            one = ReplicaSet(metadata=meta, spec=ReplicaSetSpec(replicas=1))
+            owners = ((owner or self.create(one if cls is ReplicaSet else cls(metadata=meta))).owner_reference(),)
         status = PodStatus(phase="Running", conditions=(Condition(type="Ready", status="True"),)) if ready else (
             PodStatus(phase="Pending"))
         return self.create(Pod(

@@ -10,35 +10,57 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from twin.backends.base import AlreadyExists, ApiError, Conflict, NotFound
+import msgspec
+
+from twin.backends.base import ApiError
 from twin.model.core import ConfigMap, Event, Lease, Namespace, Node, ObjectReference, Pod, Secret, Service
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.merge import merge_json, merged
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, replace
+from twin.model.schema import has_crd
 from twin.model.typed import as_sent, with_defaults
+from twin.sim import apply as ssa
 from twin.sim.admission import admit, admit_object, admit_typed
 from twin.sim.clock import EPOCH, SECOND, TwinEnvironment
+from twin.sim.fieldset import shape_of
+from twin.sim.garbage import FOREGROUND, ORPHAN, Collector
+from twin.sim.jsonpatch import patched
 from twin.sim.node_ports import with_node_ports
+from twin.sim.pages import COMPACTION_NS, Page, Pages, place
 from twin.sim.runner import touch
+from twin.sim.selectors import matching
+from twin.sim.status import (
+    Resource,
+    already_exists,
+    bad_request,
+    conflict,
+    delete_conflict,
+    kind_name,
+    no_version,
+    not_found,
+    resource_parts,
+    too_large_version,
+)
 from twin.sim.trace import Trace
+from twin.sim.watch import ApiWatch, History
 
 if TYPE_CHECKING:
     from twin.sim.client import Cache
 
-T = TypeVar("T", bound=Object)
-Resource = type[Object] | str
-"""What one table of the store holds: a typed kind, or 'kind.group' of a kind we have no class for."""
+__all__ = ["ApiServer", "Observer", "Resource", "resource_of"]
 
+T = TypeVar("T", bound=Object)
 Observer = Callable[[Object | None, Object | None, int], None]
 """(old, new, at_ns): called with every change, at once. For the trace and the checks, never for controllers."""
 
-FOREGROUND = "foregroundDeletion"
-ORPHAN = "orphan"
 _WITHOUT_GENERATION: tuple[Resource, ...] = (ConfigMap, Event, Lease, Namespace, Node, Secret, Service)
 """Core kinds whose generation the server does not keep (seen at kube-apiserver v1.34)."""
+NAME_ATTEMPTS = 8
+NAME_BASE = 58
+"""Characters of generateName that are used: names have 63, the suffix 5."""
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -48,23 +70,11 @@ def resource_of(obj: Object) -> Resource:
     return type(obj)
 
 
-def plural(resource: Resource) -> str:
-    """The name a Status message uses: `dpus.provisioning.dpu.nvidia.com`."""
-    if isinstance(resource, str):
-        kind, _, group = resource.partition(".")
-        return f"{kind.lower()}s.{group}" if group else f"{kind.lower()}s"
-    return f"{resource.PLURAL}.{resource.GROUP}" if resource.GROUP else resource.PLURAL
-
-
-def kind_name(resource: Resource) -> str:
-    return resource.partition(".")[0] if isinstance(resource, str) else resource.KIND
-
-
 class ApiServer:
     """One cluster's API server. `name` is '' for the host cluster, else the DPU cluster's."""
 
-    def __init__(self, env: TwinEnvironment, trace: Trace, name: str = "", *, lag_ns: int = 0, gc_ns: int = 0,
-                 write_ns: int = 0,
+    def __init__(self, env: TwinEnvironment, trace: Trace, name: str = "", *, lag_ns: int = 0, gc_ns: int | None = 0,
+                 write_ns: int = 0, follow_managers: bool = False, window: tuple[int, int] = (1000, COMPACTION_NS),
                  url: str = "https://10.0.0.1:6443", webhooks: Any = None) -> None:
         self.env = env
         self.trace = trace
@@ -89,13 +99,18 @@ class ApiServer:
         self.readers: dict[Any, dict[Any, None]] = {}
         """Who read what by live reads; tokens are (resource, key), resources, and 'up'."""
         self.observers: dict[Resource, list[Observer]] = {}
-        self._gc_ns = gc_ns
         self._rv = 0
         self._made = 0
         self._tables: dict[Resource, dict[Key, Object]] = {}
         self._interested: dict[Resource, list[Cache]] = {}
         """Caches that watch a kind."""
-        self._dependents: dict[str, dict[tuple[Resource, Key], None]] = {}
+        self.follow_managers = follow_managers
+        """Keep managedFields of every object from its birth, as a real server does; else from its first apply."""
+        self._window = window
+        """How much a watch may lag behind: changes of a kind, and their age in ns."""
+        self._garbage = Collector(self, gc_ns)
+        self._pages = Pages()
+        self._histories: dict[Resource, History] = {}
         self._leaving: dict[tuple[Resource, Key], int] = {}
         """Objects removed by a request whose metered moment is still to come, and that moment."""
 
@@ -122,6 +137,50 @@ class ApiServer:
             raise not_found(kind, key)
         return obj
 
+    def list_page(self, resource: Resource, *, namespace: str | None = None, labels: str = "", fields: str = "",
+                  limit: int = 0, token: str = "") -> Page:
+        """LIST with selectors, in pages if there is a limit. A watch from its version sees everything after it.
+
+        Raises: Gone (the token is older than 5 minutes), ApiError 400.
+        """
+        self._history(resource)
+        return self._pages.page(
+            (resource, namespace), sorted(self.table(resource).values(), key=place),
+            matching(resource, namespace, labels, fields), bool(labels or fields), self._rv, limit, token, self.env.now)
+
+    def watch(self, resource: Resource, since: str = "", *, namespace: str | None = None, labels: str = "",
+              fields: str = "", bookmarks: bool = False, initial_events: bool = False, coalesce: bool = False,
+              lag_ns: int | None = None) -> ApiWatch:
+        """WATCH from this resourceVersion on; '' or '0': what there is comes first, as ADDED events.
+
+        `initial_events`: a bookmark marks the end of those. `lag_ns`: instead of the server's.
+        Raises: Gone (410 Expired) when the version is forgotten, ApiError 400, 500 or 504 for a wrong one.
+        """
+        history = self._history(resource)
+        if not since.isdigit() and since:
+            raise ApiError(f'resourceVersion: Invalid value: "{since}": strconv.ParseUint: parsing "{since}": '
+                           "invalid syntax", reason="")
+        rv = int(since or 0)
+        if rv > self._rv:
+            raise too_large_version(rv, self._rv)
+        test = matching(resource, namespace, labels, fields)
+        changes = history.since(rv) if rv else []
+        objects = [] if rv else [o for o in sorted(self.table(resource).values(), key=place) if test(o)]
+        kind = kind_name(resource)
+        watch = ApiWatch(
+            self.env, history, (lambda meta: Unstructured(metadata=meta, kind=kind)) if isinstance(resource, str)
+            else (lambda meta: resource(metadata=meta)), test, lag_ns=self.lag_ns if lag_ns is None else lag_ns,
+            coalesce=coalesce, bookmarks=bookmarks, rv=rv or self._rv)
+        watch.begin(objects, changes, initial_events)
+        return watch
+
+    def _history(self, resource: Resource) -> History:
+        found = self._histories.get(resource)
+        if found is None:
+            found = self._histories[resource] = History(self._rv, events=self._window[0], age_ns=self._window[1])
+            self.observers.setdefault(resource, []).append(found.observe)
+        return found
+
     @property
     def resource_version(self) -> int:
         return self._rv
@@ -137,22 +196,23 @@ class ApiServer:
 
     # --- writes
 
-    def create(self, obj: T, by: str, at_ns: int, *, admitted: bool = False) -> T:
+    def create(self, obj: T, by: str, at_ns: int, *, admitted: bool = False, verb: str = "create") -> T:
         """Store a new object. Raises AlreadyExists, NotFound (its namespace), or what admission refuses.
 
-        `admitted`: it came as JSON and has passed. A typed write is judged with the fields Go sends when they are empty.
+        `admitted`: it came as JSON and has passed. A typed write is judged with the fields that Go
+        sends when they are empty.
         """
         resource = resource_of(obj)
         meta = obj.metadata
-        name = meta.name or (meta.generate_name and meta.generate_name + self._suffix())
-        key = Key(meta.namespace, name)
         table = self.table(resource)
+        name = meta.name or self._generated(table, meta)
+        key = Key(meta.namespace, name)
         if key.namespace and Key("", key.namespace) not in self.table(Namespace):
-            raise NotFound(f'namespaces "{key.namespace}" not found')
+            raise not_found(Namespace, Key("", key.namespace))
         if key in table:
             if not admitted:  # a real server validates before it looks whether the name is taken
                 admit_typed(type(obj), with_defaults(replace(obj, metadata=replace(meta, name=name))), None)
-            raise AlreadyExists(f'{plural(resource)} "{name}" already exists')
+            raise already_exists(resource, name)
         self._rv += 1
         self._made += 1
         new = replace(obj, metadata=replace(
@@ -169,21 +229,23 @@ class ApiServer:
                 self._refused(resource, key, "create", by, at_ns, error.reason)
                 raise
         if isinstance(new, Service):
-            new = with_node_ports(new, cast("list[Service]", list(table.values())))
+            new = cast(T, with_node_ports(new, cast("list[Service]", list(table.values()))))
         elif isinstance(new, Secret) and new.string_data:
             new = cast(T, without_string_data(new))
+        if self.follow_managers and not new.metadata.managed_fields:
+            new = self._followed(None, new, by, at_ns, "")
         table[key] = new
         self._leaving.pop((resource, key), None)
-        for ref in meta.owner_references:
-            self._dependents.setdefault(ref.uid, {})[resource, key] = None
-        self._commit(resource, key, None, new, "create", by, at_ns)
+        if meta.owner_references:
+            self._garbage.born(resource, key, new.metadata, at_ns)
+        self._commit(resource, key, None, new, verb, by, at_ns)
         return new
 
     def update(self, obj: T, by: str, at_ns: int, *, status: bool = False, verb: str = "update",
-               admitted: bool = False) -> T:
+               admitted: bool = False, managed: tuple[dict[str, Any], ...] | None = None) -> T:
         """Replace an object (its status only, or all but its status). Nothing changes, nothing is written.
 
-        `admitted`: as for `create`.
+        `admitted`: as for `create`. `managed`: the managedFields to store with it, from an apply.
 
         Raises: NotFound, Conflict (stale resourceVersion), Invalid.
         """
@@ -192,21 +254,24 @@ class ApiServer:
         key = Key(meta.namespace, meta.name)
         table = self.table(resource)
         old = cast("T | None", table.get(key))
-        if old is None or (meta.uid and meta.uid != old.metadata.uid):
+        if old is None:
             raise not_found(resource, key)
         was = old.metadata
-        if meta.resource_version and meta.resource_version != was.resource_version:
-            self._refused(resource, key, verb, by, at_ns, "Conflict")
-            raise conflict(resource, key)
+        if meta.resource_version != was.resource_version or (meta.uid and meta.uid != was.uid):
+            self._refuse_stale(resource, key, meta, was, verb, by, at_ns)
         if isinstance(obj, Secret) and obj.string_data:
             obj = cast(T, without_string_data(obj))
         if status:
-            if obj.status == old.status:  # type: ignore[attr-defined]
+            if obj.status == old.status and managed in (None, was.managed_fields):  # type: ignore[attr-defined]
                 return old
             new = replace(old, status=obj.status)  # type: ignore[attr-defined]
+            if managed is not None:
+                new = replace(new, metadata=replace(was, managed_fields=managed))
             generation = was.generation
         else:
             kept = self._fixed(meta, was)
+            if managed is not None:
+                kept = replace(kept, managed_fields=managed)
             new = replace(obj, metadata=kept)
             if type(obj).HAS_STATUS:
                 new = replace(new, status=old.status)  # type: ignore[attr-defined]
@@ -220,10 +285,12 @@ class ApiServer:
             except ApiError as error:
                 self._refused(resource, key, verb, by, at_ns, error.reason)
                 raise
+        if managed is None and (was.managed_fields or self.follow_managers):
+            new = self._followed(old, new, by, at_ns, "status" if status else "")
         self._rv += 1
         new = replace(new, metadata=replace(new.metadata, resource_version=str(self._rv), generation=generation))
         if new.metadata.owner_references is not was.owner_references:
-            self._reown(resource, key, was, new.metadata)
+            self._garbage.reowned(resource, key, was, new.metadata, at_ns)
         if new.metadata.deletion_timestamp and not new.metadata.finalizers and not self._lingers(new):
             self._remove(resource, key, old, new, verb, by, at_ns)
         else:
@@ -247,36 +314,98 @@ class ApiServer:
     def patch_resource(self, resource: Resource, key: Key, merge: Mapping[str, Any], by: str, at_ns: int, *,
                        status: bool = False, resource_version: str = "") -> Object:
         """As `patch`, also for kinds without a class."""
+        return self._rewrite(resource, key, lambda before: merge_json(before, merge), by, at_ns, status,
+                             resource_version)
+
+    def json_patch(self, resource: Resource, key: Key, operations: Sequence[Mapping[str, Any]], by: str, at_ns: int, *,
+                   status: bool = False) -> Object:
+        """JSON patch (RFC 6902). Raises as `patch`, and 400 or 422 for operations that do not fit."""
+        return self._rewrite(resource, key, lambda before: patched(before, operations), by, at_ns, status, "")
+
+    def _rewrite(self, resource: Resource, key: Key, change: Callable[[dict[str, Any]], Any], by: str, at_ns: int,
+                 status: bool, resource_version: str) -> Object:
+        """Change an object's JSON and store what admission makes of it."""
         old = self.table(resource).get(key)
         if old is None:
             raise not_found(resource, key)
         if resource_version and resource_version != old.metadata.resource_version:
             self._refused(resource, key, "patch", by, at_ns, "Conflict")
             raise conflict(resource, key)
-        before = to_manifest(old)
-        if not isinstance(resource, str):
-            before = as_sent(resource, before, stored=True)
-        after = merge_json(before, merge)
+        before = self._stored(resource, old)
+        after = change(before)
         if after == before:
             return old
-        if not isinstance(resource, str):
-            try:
-                after = admit(resource, after, before, operation="UPDATE", subresource="status" if status else "",
-                              webhooks=self.webhooks, reader=self._lister)
-            except ApiError as error:
-                self._refused(resource, key, "patch", by, at_ns, error.reason)
-                raise
-        return self.update(from_manifest(after), by, at_ns, status=status, verb="patch", admitted=True)
+        name = after.get("metadata", {}).get("name")
+        if name != key.name:
+            raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({key.name})")
+        after = self._admitted(resource, key, after, before, "patch", by, at_ns, status)
+        return self.update(_decoded(resource, after), by, at_ns, status=status, verb="patch", admitted=True)
+
+    def apply(self, manifest: Mapping[str, Any], manager: str, by: str, at_ns: int, *, force: bool = False,
+              status: bool = False) -> Object:
+        """Server-side apply. What is stored stays untouched if nothing changes.
+
+        Raises: Conflict when others manage what would change and `force` is off; what `create` and `update` raise.
+        """
+        ssa.check_request(manifest, manager)
+        config = {k: v for k, v in manifest.items() if status or k != "status"}
+        cls = from_shape(manifest)
+        kind, version = str(manifest.get("kind", "")), str(manifest.get("apiVersion", ""))
+        resource: Resource = cls if cls is not Unstructured else f"{kind}.{version.rpartition('/')[0]}"
+        meta = msgspec.convert(manifest.get("metadata") or {}, ObjectMeta)
+        key, shape = Key(meta.namespace, meta.name), shape_of(resource)
+        if not isinstance(resource, str) and has_crd(resource):
+            ssa.check_typed(manifest, shape)
+        who, now = ssa.Manager(ssa.APPLY, manager, version, "status" if status else ""), _time(at_ns)
+        old = self.table(resource).get(key)
+        if old is None:
+            if status:
+                raise not_found(resource, key)
+            if meta.uid:
+                raise conflict(resource, key, f"uid mismatch: the provided object specified uid {meta.uid}, and no "
+                               "existing object was found")
+            born, managers = ssa.applied({}, config, {}, who, shape, now)
+            body = self._admitted(resource, key, born, None, "apply", by, at_ns, False)
+            new = _decoded(resource, body)
+            new = replace(new, metadata=replace(new.metadata, managed_fields=ssa.entries_of(managers)))
+            return self.create(new, by, at_ns, admitted=True, verb="apply")
+        was = old.metadata
+        if (meta.resource_version and meta.resource_version != was.resource_version) or (
+                meta.uid and meta.uid != was.uid):
+            self._refuse_stale(resource, key, meta, was, "apply", by, at_ns)
+        before = self._stored(resource, old)
+        before.get("metadata", {}).pop("managedFields", None)
+        had = ssa.managers_of(was.managed_fields)
+        after, managers = ssa.applied(before, config, had, who, shape, now, force=force)
+        if after is before:
+            return old
+        after = self._admitted(resource, key, after, before, "apply", by, at_ns, status)
+        new = _decoded(resource, after)
+        if ssa.same_owners(managers, had):
+            # Perhaps only our spelling of what is empty differs: then there is nothing to write, not even the time.
+            managed = was.managed_fields if self._unchanged(new, old, status) else ssa.entries_of(managers)
+        else:
+            managed = ssa.entries_of(managers)
+        return self.update(new, by, at_ns, status=status, verb="apply", admitted=True, managed=managed)
+
+    def dry_run(self) -> ApiServer:
+        """A server with the same objects that forgets what is written to it: `server.dry_run().create(...)`."""
+        other = ApiServer(TwinEnvironment(), Trace(), self.name, write_ns=0, follow_managers=self.follow_managers,
+                          url=self.url, webhooks=self.webhooks)
+        other.version, other._rv, other._made = self.version, self._rv, self._made
+        other._tables = {resource: dict(table) for resource, table in self._tables.items()}
+        return other
 
     def create_manifest(self, manifest: dict[str, Any], by: str, at_ns: int, field_validation: str = "Warn") -> Object:
         """Create from a mapping: admission in Kubernetes' order, then storage."""
         obj = from_shape(manifest)
         admitted = admit(obj, manifest, None, operation="CREATE", webhooks=self.webhooks, reader=self._lister,
                          field_validation=field_validation) if obj is not Unstructured else manifest
-        return self.create(from_manifest(admitted), by, at_ns, admitted=True)
+        resource = resource_of(from_manifest(admitted)) if obj is Unstructured else obj
+        return self.create(_decoded(resource, admitted), by, at_ns, admitted=True)
 
     def delete(self, resource: Resource, key: Key, by: str, at_ns: int, *, propagation: str = "Background",
-               uid: str = "") -> None:
+               uid: str = "", resource_version: str = "") -> None:
         """Delete, or mark for deletion while finalizers (or a pod's grace) hold it."""
         table = self.table(resource)
         old = table.get(key)
@@ -285,16 +414,18 @@ class ApiServer:
                 return  # it goes later than this request is made: still there, and being deleted already
             raise not_found(resource, key)
         if uid and uid != old.metadata.uid:
-            raise Conflict(f'Precondition failed: UID in precondition: {uid}, UID in object meta: {old.metadata.uid}')
+            raise delete_conflict(
+                resource, key, f"the UID in the precondition ({uid}) does not match the UID in record "
+                f"({old.metadata.uid}). The object might have been deleted and then recreated")
+        if resource_version and resource_version != old.metadata.resource_version:
+            raise delete_conflict(
+                resource, key, f"the ResourceVersion in the precondition ({resource_version}) does not match the "
+                f"ResourceVersion in record ({old.metadata.resource_version}). The object might have been modified")
         if not isinstance(resource, str):
             admit(resource, to_manifest(old) if resource.GROUP.endswith("dpu.nvidia.com") else {}, None,
                   operation="DELETE", webhooks=self.webhooks, reader=self._lister)
         meta = old.metadata
-        finalizers = meta.finalizers
-        if propagation == "Foreground" and FOREGROUND not in finalizers and self._dependents.get(meta.uid):
-            finalizers = (*finalizers, FOREGROUND)
-        if propagation == "Orphan" and ORPHAN not in finalizers and self._dependents.get(meta.uid):
-            finalizers = (*finalizers, ORPHAN)
+        finalizers = _deletion_finalizers(meta.finalizers, propagation)
         if not finalizers and not (isinstance(old, Pod) and old.spec.node_name and not old.deleting):
             self._rv += 1
             gone = replace(old, metadata=replace(meta, resource_version=str(self._rv)))
@@ -312,7 +443,16 @@ class ApiServer:
         table[key] = new
         self._commit(resource, key, old, new, "delete", by, at_ns)
         if FOREGROUND in finalizers or ORPHAN in finalizers:
-            self.env.call_at(max(at_ns - self.env.now, 0) + self._gc_ns, self._collect, meta.uid, resource, key)
+            self._garbage.deleting(resource, key, meta.uid, at_ns)
+
+    def delete_collection(self, resource: Resource, by: str, at_ns: int, *, namespace: str | None = None,
+                          labels: str = "", fields: str = "", propagation: str = "Background") -> list[Object]:
+        """Delete all that match, in the order of the store's keys; returns them as they were. Raises as `delete`."""
+        test = matching(resource, namespace, labels, fields)
+        found = [o for o in sorted(self.table(resource).values(), key=place) if test(o)]
+        for obj in found:
+            self.delete(resource, obj.key, by, at_ns, propagation=propagation)
+        return found
 
     def kill(self, key: Key, by: str) -> None:
         """Remove a pod at once (the kubelet's last word, or a forced deletion)."""
@@ -339,8 +479,8 @@ class ApiServer:
         namespace = about.metadata.namespace or "default"
         self._events.names[same] = key = Key(namespace, f"{about.metadata.name}.{self._made:016x}")
         self.create(Event(
-            metadata=ObjectMeta(namespace=namespace, name=key.name), type=type_, reason=reason, message=message, count=1,
-            first_timestamp=now, last_timestamp=now, source={"component": by}, reporting_component=by,
+            metadata=ObjectMeta(namespace=namespace, name=key.name), type=type_, reason=reason, message=message,
+            count=1, first_timestamp=now, last_timestamp=now, source={"component": by}, reporting_component=by,
             involved_object=ObjectReference(
                 kind=kind, namespace=about.metadata.namespace, name=about.metadata.name, uid=about.metadata.uid,
                 api_version=type(about).api_version(), resource_version=about.metadata.resource_version)), by, at_ns)
@@ -365,11 +505,64 @@ class ApiServer:
         """What a client cannot change in metadata."""
         if (meta.uid == was.uid and meta.creation_timestamp == was.creation_timestamp
                 and meta.deletion_timestamp == was.deletion_timestamp and meta.generation == was.generation
-                and meta.resource_version == was.resource_version):
+                and meta.resource_version == was.resource_version and meta.managed_fields is was.managed_fields):
             return meta
         return replace(meta, uid=was.uid, creation_timestamp=was.creation_timestamp, generation=was.generation,
                        deletion_timestamp=was.deletion_timestamp, resource_version=was.resource_version,
-                       deletion_grace_period_seconds=was.deletion_grace_period_seconds)
+                       deletion_grace_period_seconds=was.deletion_grace_period_seconds,
+                       managed_fields=was.managed_fields)
+
+    def _refuse_stale(self, resource: Resource, key: Key, meta: ObjectMeta, was: ObjectMeta, verb: str, by: str,
+                      at_ns: int) -> None:
+        """A write that carries another version or uid than the stored one. Raises Conflict or Invalid, or lets it pass:
+        core kinds may be replaced without a version."""
+        if meta.uid and meta.uid != was.uid:
+            group, many = resource_parts(resource)[1:]
+            path = "/".join(part for part in ("/registry", group if "." in group else "", many, str(key)) if part)
+            self._refused(resource, key, verb, by, at_ns, "Conflict")
+            raise conflict(resource, key, f"StorageError: invalid object, Code: 4, Key: {path}, ResourceVersion: 0, "
+                           f"AdditionalErrorMsg: Precondition failed: UID in precondition: {meta.uid}, "
+                           f"UID in object meta: {was.uid}")
+        if meta.resource_version:
+            self._refused(resource, key, verb, by, at_ns, "Conflict")
+            raise conflict(resource, key)
+        if not isinstance(resource, str) and has_crd(resource):
+            self._refused(resource, key, verb, by, at_ns, "Invalid")
+            raise no_version(resource, key)
+
+    def _followed(self, old: T | None, new: T, by: str, at_ns: int, subresource: str) -> T:
+        """With managedFields that say what this write made its own."""
+        resource = resource_of(new)
+        version = new.group_version if isinstance(new, Unstructured) else type(new).api_version()
+        managers = ssa.followed(
+            None if old is None else to_manifest(old), to_manifest(new), ssa.managers_of(new.metadata.managed_fields),
+            ssa.Manager(ssa.UPDATE, by, version, subresource), shape_of(resource), _time(at_ns))
+        return replace(new, metadata=replace(new.metadata, managed_fields=ssa.entries_of(managers)))
+
+    def _stored(self, resource: Resource, old: Object) -> dict[str, Any]:
+        """The object's JSON as a client would read it."""
+        manifest = to_manifest(old)
+        return manifest if isinstance(resource, str) else as_sent(resource, manifest, stored=True)
+
+    def _admitted(self, resource: Resource, key: Key, after: dict[str, Any], before: dict[str, Any] | None, verb: str,
+                  by: str, at_ns: int, status: bool) -> dict[str, Any]:
+        if isinstance(resource, str):
+            return after
+        try:
+            return admit(resource, after, before, operation="CREATE" if before is None else "UPDATE",
+                         subresource="status" if status else "", webhooks=self.webhooks, reader=self._lister)
+        except ApiError as error:
+            self._refused(resource, key, verb, by, at_ns, error.reason)
+            raise
+
+    def _unchanged(self, new: Object, old: Object, status: bool) -> bool:
+        if status:
+            return bool(new.status == old.status)  # type: ignore[attr-defined]
+        meta = self._fixed(new.metadata, old.metadata)
+        new = replace(new, metadata=meta)
+        if type(new).HAS_STATUS:
+            new = replace(new, status=old.status)  # type: ignore[attr-defined]
+        return new == old
 
     def _lingers(self, obj: Object) -> bool:
         return isinstance(obj, Pod) and bool(obj.spec.node_name)
@@ -388,14 +581,7 @@ class ApiServer:
         self.trace.write(at_ns, by, verb, self.name, kind_name(resource), key.namespace, key.name,
                          gone.metadata.resource_version, "")
         self._announce(resource, key, gone, None, "DELETED", at_ns)
-        uid = gone.metadata.uid
-        for ref in gone.metadata.owner_references:
-            siblings = self._dependents.get(ref.uid)
-            if siblings:
-                siblings.pop((resource, key), None)
-                self._owner_may_go(ref.uid, ref.kind, ref.name, key.namespace)
-        if self._dependents.get(uid):
-            self.env.call_at(max(at_ns - self.env.now, 0) + self._gc_ns, self._collect, uid, resource, key)
+        self._garbage.gone(resource, key, gone.metadata, at_ns)
 
     def _announce(self, resource: Resource, key: Key, old: Object | None, new: Object | None, op: str,
                   at_ns: int) -> None:
@@ -426,68 +612,26 @@ class ApiServer:
     def _refused(self, resource: Resource, key: Key, verb: str, by: str, at_ns: int, reason: str) -> None:
         self.trace.write(at_ns, by, verb, self.name, kind_name(resource), key.namespace, key.name, "", reason)
 
-    # --- owners (kube-controller-manager's garbage collector)
-
-    def _reown(self, resource: Resource, key: Key, was: ObjectMeta, now: ObjectMeta) -> None:
-        for ref in was.owner_references:
-            self._dependents.get(ref.uid, {}).pop((resource, key), None)
-        for ref in now.owner_references:
-            self._dependents.setdefault(ref.uid, {})[resource, key] = None
-
-    def _collect(self, uid: str, resource: Resource, key: Key) -> None:
-        """Dependents of an owner that is gone, or going by foreground or orphan deletion."""
-        owner = self.table(resource).get(key)
-        alive = owner if owner is not None and owner.metadata.uid == uid else None
-        orphan = alive is not None and ORPHAN in alive.metadata.finalizers
-        for child_resource, child_key in list(self._dependents.get(uid, {})):
-            child = self.table(child_resource).get(child_key)
-            if child is None:
-                continue
-            left = tuple(r for r in child.metadata.owner_references if r.uid != uid)
-            if orphan or (left and alive is None):
-                self.update(replace(child, metadata=replace(child.metadata, owner_references=left)), "garbage-collector",
-                            self.env.now, verb="patch")
-            elif not child.deleting:
-                try:
-                    self.delete(child_resource, child_key, "garbage-collector", self.env.now,
-                                propagation="Foreground" if alive is not None else "Background")
-                except ApiError:
-                    # Refused by a webhook: the real collector tries again with back-off.
-                    self.env.call_at(5 * SECOND, self._collect, uid, resource, key)
-        if alive is not None:
-            if orphan:
-                self._strip(alive, ORPHAN)
-            else:
-                self._owner_may_go(uid, kind_name(resource), key.name, key.namespace)
-
-    def _owner_may_go(self, uid: str, kind: str, name: str, namespace: str) -> None:
-        """An owner in foreground deletion goes when its last blocking dependent has gone."""
-        for resource in list(self._tables):
-            if kind_name(resource) != kind:
-                continue
-            owner = self._tables[resource].get(Key(namespace, name)) or self._tables[resource].get(Key("", name))
-            if owner is None or owner.metadata.uid != uid or FOREGROUND not in owner.metadata.finalizers:
-                continue
-            blocking = any(
-                ref.uid == uid and ref.block_owner_deletion
-                for r, k in self._dependents.get(uid, {}) if (child := self.table(r).get(k)) is not None
-                for ref in child.metadata.owner_references)
-            if not blocking:
-                self._strip(owner, FOREGROUND)
-
-    def _strip(self, obj: Object, finalizer: str) -> None:
-        left = tuple(f for f in obj.metadata.finalizers if f != finalizer)
-        self.update(replace(obj, metadata=replace(obj.metadata, finalizers=left)), "garbage-collector", self.env.now,
-                    verb="patch")
-
     # --- names
 
     def _uid(self) -> str:
         d = hashlib.blake2b(f"{self.name}/{self._made}".encode(), digest_size=16).hexdigest()
         return f"{d[:8]}-{d[8:12]}-4{d[13:16]}-8{d[17:20]}-{d[20:]}"
 
-    def _suffix(self) -> str:
-        raw = hashlib.blake2b(f"{self.name}/name/{self._made}/{self._rv}".encode(), digest_size=5).digest()
+    def _generated(self, table: dict[Key, Object], meta: ObjectMeta) -> str:
+        """A name after the prefix, '' without one. A taken name is not the client's business: 8 are tried."""
+        if not meta.generate_name:
+            return ""
+        name = ""
+        for attempt in range(NAME_ATTEMPTS):
+            name = meta.generate_name[:NAME_BASE] + self._suffix(attempt)
+            if Key(meta.namespace, name) not in table:
+                break
+        return name
+
+    def _suffix(self, attempt: int) -> str:
+        again = f"/{attempt}" if attempt else ""
+        raw = hashlib.blake2b(f"{self.name}/name/{self._made}/{self._rv}{again}".encode(), digest_size=5).digest()
         return "".join(_ALPHABET[b % len(_ALPHABET)] for b in raw)
 
 
@@ -529,11 +673,23 @@ def without_string_data(secret: Secret) -> Secret:
     return replace(secret, data={**secret.data, **plain}, string_data={})
 
 
-def not_found(resource: Resource, key: Key) -> NotFound:
-    return NotFound(f'{plural(resource)} "{key.name}" not found')
+def _time(at_ns: int) -> str:
+    return format_time(EPOCH + at_ns / SECOND)
 
 
-def conflict(resource: Resource, key: Key) -> Conflict:
-    return Conflict(f'Operation cannot be fulfilled on {plural(resource)} "{key.name}": the object has been modified; '
-                    "please apply your changes to the latest version and try again")
+def _decoded(resource: Resource, manifest: dict[str, Any]) -> Object:
+    """The object this JSON is. Raises: ApiError 400 when a field has a wrong type."""
+    try:
+        return from_manifest(manifest)
+    except msgspec.ValidationError as error:
+        kind = kind_name(resource)
+        version = str(manifest.get("apiVersion", "")).rpartition("/")[2]
+        raise bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}') from None
 
+
+def _deletion_finalizers(now: tuple[str, ...], propagation: str) -> tuple[str, ...]:
+    """The finalizers of an object that is deleted this way: the collector's own come last."""
+    mine = {"Foreground": (FOREGROUND,), "Orphan": (ORPHAN,)}.get(propagation, ())
+    if not mine and not now:
+        return now
+    return (*(f for f in now if f not in (FOREGROUND, ORPHAN)), *mine)
