@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from tests.golden import compare, recording, views
 from tests.golden.compare import Sequences
@@ -28,7 +28,7 @@ class Case:
     used: dict[str, int]
 
 
-@lru_cache(maxsize=None)
+@cache
 def played(name: str) -> Case:
     """Raises Stuck when our world never comes into the situation of a step."""
     tape = recording.load(name)

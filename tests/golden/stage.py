@@ -58,7 +58,8 @@ def times(recording: Recording) -> dict[str, float]:
     return {
         "api-read": 0.001, "api-write": 0.004, "watch-lag": 0.004, "webhook": 0.001, "dpu-api-read": 0.002,
         "dpu-api-write": 0.004, "gc-delay": 0.03, "resync": 600.0, "requeue": 5.0,
-        "dms-dial": 0.001, "dms-get": 0.005, "dms-set": 0.005, "dms-exec": 0.02, "os-verify": 0.03, "bfb-parse": 0.0,
+        "dms-dial": 0.001, "dms-get": 0.005, "dms-set": 0.005, "dms-exec": 0.02, "dms-connect-timeout": 0.01,
+        "os-verify": 0.03, "bfb-parse": 0.0,
         "os-install": recording.seconds("activate_delay", 2.0) + recording.seconds("reboot_active", 3.0),
         "reboot-status-poll": 3.0, "dpu-boot": 0.1, "arm-shutdown": 0.1, "fw-reset": 0.1,
         "host-drop": 1.0, "host-reboot": down, "host-power-cycle": down,

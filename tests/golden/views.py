@@ -6,6 +6,7 @@ of view functions serves both. A view is flat text: `phase` -> `Ready`, `cond Re
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -89,8 +90,8 @@ def _dpu(o: Json) -> Iterator[tuple[str, str]]:
     spec, status = o.get("spec", {}), o.get("status", {})
     yield "phase", status.get("phase") or FIRST_PHASE["DPU"]
     yield from _conditions(status)
-    yield from _named("label", o["metadata"].get("labels"))
-    yield from _named("annotation", o["metadata"].get("annotations"))
+    yield from _named("label", o.get("metadata", {}).get("labels"))
+    yield from _named("annotation", o.get("metadata", {}).get("annotations"))
     for name in ("bfb", "dpuFlavor"):
         yield f"spec.{name}", str(spec.get(name, ""))
     yield "spec.nodeEffect", _compact(spec.get("nodeEffect"))
@@ -161,11 +162,11 @@ def _dpu_node(o: Json) -> Iterator[tuple[str, str]]:
     status = o.get("status", {})
     ready = (status.get("conditions") or {}).get("Ready", {}).get("status", "")
     yield "ready", "yes" if ready == "True" else "no"
-    yield from _named("label", o["metadata"].get("labels"))
+    yield from _named("label", o.get("metadata", {}).get("labels"))
 
 
 def _plain(o: Json) -> Iterator[tuple[str, str]]:
-    yield from _named("label", o["metadata"].get("labels"))
+    yield from _named("label", o.get("metadata", {}).get("labels"))
 
 
 def _event(o: Json) -> Iterator[tuple[str, str]]:
@@ -255,7 +256,7 @@ def _put(state: Json, path: str, value: Any) -> None:
         parents.append(inner)
     if value is not None:
         if value != {} or words[-1] not in parents[-1]:
-            parents[-1][words[-1]] = value
+            parents[-1][words[-1]] = copy.deepcopy(value)
         return
     parents[-1].pop(words[-1], None)
     for parent, word in zip(parents[-2::-1], words[-2::-1], strict=True):
