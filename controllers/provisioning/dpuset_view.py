@@ -19,7 +19,7 @@ from typing import ClassVar, NamedTuple
 from controllers.provisioning.selector import matches
 from twin.model.meta import Key, Object, condition
 from twin.model.names import Label
-from twin.model.provisioning import Dpu, DpuDevice, DpuNode, DpuSet, DpuSetSpec, Phase, TemplateCluster
+from twin.model.provisioning import Dpu, DpuDevice, DpuNode, DpuSet, DpuSetSpec, Phase
 
 Ranked = list[tuple[bytes, str]]
 """Device names in the seeded order."""
@@ -117,18 +117,23 @@ class SetDigest:
     def put(self, dpu: Dpu) -> bool:
         name = dpu.spec.dpu_device_name
         held = self.owned.get(name)
-        if held is not None and held.key != dpu.key:
-            return self._put_second(name, held, dpu)
+        if held is not None:
+            was, now = held.metadata, dpu.metadata
+            if was.name != now.name or was.namespace != now.namespace:
+                return self._put_second(name, held, dpu)
+            if held.status is dpu.status and held.spec is dpu.spec and was.deletion_timestamp == now.deletion_timestamp:
+                self.owned[name] = dpu
+                return False
         self.owned[name] = dpu
-        facts, was = self._look(dpu), self._facts.get(name)
-        if facts == was:
+        facts, before = self._look(dpu), self._facts.get(name)
+        if facts == before:
             return False
-        if was is None:
+        if before is None:
             if name in self.selected:
                 self._drop(self.missing, name)
             else:
                 insort(self.unselected, self._rank(name))
-        self._count(name, was, facts)
+        self._count(name, before, facts)
         return True
 
     def remove(self, dpu: Dpu) -> bool:
@@ -169,14 +174,14 @@ class SetDigest:
         return last is dpu
 
     def _look(self, dpu: Dpu) -> Facts:
-        template = self.spec.dpu_template.spec
-        have = dpu.spec.cluster.node_labels
-        wanted = (template.cluster or TemplateCluster()).node_labels
+        spec, template = dpu.spec, self.spec.dpu_template.spec
+        wanted = template.cluster.node_labels if template.cluster is not None else None
+        have = spec.cluster.node_labels
         return Facts(
-            phase=(dpu.status.phase if dpu.status is not None else "") or Phase.INITIALIZING,
-            unavailable=is_unavailable(dpu),
-            outdated=dpu.spec.bfb != template.bfb.name or dpu.spec.dpu_flavor != template.dpu_flavor,
-            unlabelled=any(have.get(k) != v for k, v in wanted.items()),
+            (dpu.status.phase if dpu.status is not None else "") or Phase.INITIALIZING,
+            is_unavailable(dpu),
+            spec.bfb != template.bfb.name or spec.dpu_flavor != template.dpu_flavor,
+            any(have.get(k) != v for k, v in wanted.items()) if wanted else False,
         )
 
     def _count(self, name: str, was: Facts | None, now: Facts | None) -> None:
@@ -277,7 +282,8 @@ class DpuSetView:
     def _dpu(self, old: Dpu | None, new: Dpu | None) -> list[Key]:
         changed: list[Key] = []
         was = _set_of(old) if old is not None else None
-        now = _set_of(new) if new is not None else None
+        now = was if old is not None and new is not None and new.metadata.labels is old.metadata.labels else (
+            _set_of(new) if new is not None else None)
         if old is not None and was is not None and (
                 was != now or new is None or new.spec.dpu_device_name != old.spec.dpu_device_name):
             members = self._dpus.get(was, {})

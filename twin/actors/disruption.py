@@ -103,14 +103,21 @@ class Budgets:
         return (key, ("of", key.namespace))
 
     def _pod(self, old: Pod | None, new: Pod | None) -> Iterable[Hashable]:
+        either = new if new is not None else old
+        assert either is not None
+        mine, space = either.key, either.metadata.namespace
+        pods = self._pods.setdefault(space, {})
+        pods.pop(mine, None)
+        if new is not None:
+            pods[mine] = new
+        if not self._index.get(space):
+            return ()
         changed: dict[Key, None] = {}
         if old is not None:
-            self._pods[old.metadata.namespace].pop(old.key, None)
             for key in self.of(old):
                 self._remove(self._counts[key], old)
                 changed[key] = None
         if new is not None:
-            self._pods.setdefault(new.metadata.namespace, {})[new.key] = new
             for key in self.of(new):
                 self._add(self._counts[key], new)
                 changed[key] = None

@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import FieldInfo, fields, replace
 
 T = TypeVar("T", bound=msgspec.Struct)
+_MAPPING = (dict, Mapping)  # the plain case first: asking an abstract class is slow
 
 
 @cache
@@ -41,10 +42,10 @@ def merged(obj: T, patch: Mapping[str, Any]) -> T:
 def _value(field: FieldInfo, old: Any, value: Any) -> Any:
     if value is None:
         return _empty(field)
-    if isinstance(value, Mapping):
+    if isinstance(value, _MAPPING):
         if isinstance(old, msgspec.Struct):
             return merged(old, value)
-        if isinstance(old, Mapping):
+        if isinstance(old, _MAPPING):
             return merge_json(old, value)
         value = merge_json({}, value)
     return msgspec.convert(value, field.type)
@@ -60,9 +61,9 @@ def _empty(field: FieldInfo) -> Any:
 
 def merge_json(target: Any, patch: Any) -> Any:
     """RFC 7396 on plain JSON."""
-    if not isinstance(patch, Mapping):
+    if not isinstance(patch, _MAPPING):
         return patch
-    result = dict(target) if isinstance(target, Mapping) else {}
+    result = dict(target) if isinstance(target, _MAPPING) else {}
     for name, value in patch.items():
         if value is None:
             result.pop(name, None)

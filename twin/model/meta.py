@@ -32,6 +32,9 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
+_new = tuple.__new__  # what Key(...) does, without a call in between
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, gc=False):
     """Base of everything inside an object (a spec, a status, a list element)."""
 
@@ -78,7 +81,8 @@ class Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
 
     @property
     def key(self) -> Key:
-        return Key(self.metadata.namespace, self.metadata.name)
+        meta = self.metadata
+        return _new(Key, (meta.namespace, meta.name))
 
     @property
     def deleting(self) -> bool:

@@ -121,6 +121,7 @@ def structural(kind: type[Object]) -> Schema:
     return out
 
 
+@cache
 def has_crd(kind: type[Object]) -> bool:
     """Is this one of the custom resources whose CRD DPF installs?"""
     return kind.GROUP.endswith(".dpu.nvidia.com")

@@ -41,7 +41,10 @@ class Webhooks:
 
     def watches(self, kind: type[Object]) -> bool:
         """Is there a webhook for this kind?"""
-        return any(hook.kind is kind for hook in self.hooks)
+        for hook in self.hooks:
+            if hook.kind is kind:
+                return True
+        return False
 
     def call(self, kind: type[Object], operation: str, mutating: bool, obj: Json, old: Json | None,
              reader: Lister | None) -> Json:

@@ -147,8 +147,10 @@ class Cache:
             return
         readers = informer.readers
         if readers:
-            touch(readers, key)
-            touch(readers, None)
+            if key in readers:
+                touch(readers, key)
+            if None in readers:
+                touch(readers, None)
         if new is None:
             del objects[key]
         else:
@@ -177,7 +179,8 @@ class Cache:
             was = old.metadata.labels.get(label) if old is not None else None
             now = new.metadata.labels.get(label) if new is not None else None
             if was is not None:
-                touch(informer.readers, (label, was))
+                if informer.readers:
+                    touch(informer.readers, (label, was))
                 if was != now:
                     index[was].pop(key, None)
             if now is not None and new is not None:
@@ -246,9 +249,10 @@ class SimKube:
     # --- reads
 
     def get(self, kind: type[T], key: Key) -> T | None:
-        informer = self._cache.informer(kind)
+        cache = self._cache
+        informer = cache._informers.get(kind) or cache.informer(kind)
         self._meter.reads.append((informer.readers, key))
-        return cast("T | None", informer.objects.get(key))
+        return informer.objects.get(key)  # type: ignore[return-value]
 
     def list(self, kind: type[T], namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Sequence[T]:
         informer = self._cache.informer(kind)
@@ -260,19 +264,23 @@ class SimKube:
             pool = informer.objects
             self._meter.reads.append((informer.readers, None))
         self._meter.cost_ns += self._costs.list_object_ns * len(pool)
-        found = [o for k, o in pool.items() if namespace is None or k.namespace == namespace]
+        if namespace is None:
+            found = list(pool.values())
+        else:
+            found = [o for k, o in pool.items() if k[0] == namespace]
         if labels and len(labels) > 1:
             found = [o for o in found if all(o.metadata.labels.get(k) == v for k, v in labels.items())]
         return cast("list[T]", found)
 
     def view(self, view: type[V], token: Hashable) -> V:
-        self._meter.reads.append((self._cache.view_readers, token))
-        found = self._cache.view(view)
+        cache = self._cache
+        self._meter.reads.append((cache.view_readers, token))
+        found = cache._views.get(view) or cache.view(view)
         objects = getattr(found, "objects", None)
         if objects is not None:
             # Upstream lists what the view answers from memory: the pass pays for that list.
             self._meter.cost_ns += self._costs.list_object_ns * objects(token)
-        return found
+        return found  # type: ignore[return-value]
 
     def read_live(self, kind: type[T], key: Key) -> T:
         self._meter.reads.append((self._server.readers, (kind, key)))
@@ -325,21 +333,26 @@ class SimKube:
     # --- inside
 
     def _write(self, verb: str, method: str, what: Any, do: Any) -> Any:
-        meter = self._meter
-        meter.before(verb)
-        server = self._server
-        cost = self._costs.write_ns
+        meter, server = self._meter, self._server
+        meter.effects += 1
+        if meter.on_effect is not None:
+            meter.on_effect(verb, False)
+        now = server.env._now
+        at = now + meter.cost_ns
         if self._limit is not None:
-            cost += self._limit.wait_ns(server.env.now + meter.cost_ns)
-        meter.cost_ns += cost + server.busy_ns(server.env.now + meter.cost_ns + cost)
+            at += self._limit.wait_ns(at)
+        at += self._costs.write_ns
+        if server.write_ns:
+            at += server.busy_ns(at)
+        meter.cost_ns = at - now
         if server.down or server.revoked:
             self._refuse(method, what)
         if server.flaky is not None and server.flaky[0]():
             if server.flaky[1]:
-                do(meter.controller, server.env.now + meter.cost_ns)
+                do(meter.controller, now + meter.cost_ns)
             raise TimedOut(f"{method} {server.url}{_path(what)}: the server was unable to return a response in the time "
                            "allotted, but may still be processing the request")
-        result = do(meter.controller, server.env.now + meter.cost_ns)
+        result = do(meter.controller, now + meter.cost_ns)
         if meter.on_effect is not None:
             meter.after(verb)
         return result
