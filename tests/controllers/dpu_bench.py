@@ -117,7 +117,7 @@ class Bench:
             settings=Settings(), policies=frozenset(policies), collapse=collapse,
             on_pass=lambda *_: None, on_error=lambda *_: None,
             on_effect=lambda process, what, over: self._effect(what, over)),
-            "provisioning", [Controller("dpu", "provisioning", DpuReconciler.make)], 0, lambda index: ())
+            "provisioning", [Controller("dpu", "provisioning", DpuReconciler.make)], 0)
         self.kube.observers.setdefault(Dpu, []).append(self._tell)
         for name in (NS, "default", "kube-system"):
             self.create(Namespace(metadata=meta(name, "")))

@@ -81,7 +81,7 @@ def story(collapse: bool, changes: list[tuple[int, int, int]], costs: list[int],
         meter = Meter(name)
         cost = {key: costs[(i + index) % len(costs)] for i, key in enumerate(KEYS)}
         reconciler = Copier(board, meter, name, period, cost, deadline)
-        runners.append(Runner(env, reconciler, meter, index=index, collapse=collapse, lower=tuple(runners),
+        runners.append(Runner(env, reconciler, meter, index=index, collapse=collapse,
                               workers=workers if name == "slow" else 1))
     board.followers = runners
     for key in KEYS:

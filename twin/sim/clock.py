@@ -73,6 +73,8 @@ class TwinEnvironment(simpy.Environment):
     def __init__(self, *, tie_seed: int | None = None) -> None:
         super().__init__(0)
         self.executed = 0
+        self.reached = 0
+        """The highest priority that has run in this instant: everything of lower priority has had its turn in it."""
         if tie_seed is not None:
             self._eid: Iterator[int] = _shuffled(tie_seed)  # type: ignore[assignment]
 
@@ -134,26 +136,26 @@ class TwinEnvironment(simpy.Environment):
         except StopSimulation as stop:
             return stop.args[0]
         if until is not None:
-            self._now = until
+            self._now, self.reached = until, 0
         return None
 
     def _advance(self, end: int, once: bool = False) -> None:
         queue, done = self._queue, 0
         try:
             while queue and queue[0][0] < end:
-                entry = heappop(queue)
-                event = entry[3]
-                if event.__class__ is Call:
-                    fn = event.fn
-                    if fn is None:
-                        continue
-                    self._now = entry[0]
-                    event.fn = None
-                    done += 1
+                at, priority, _, event = heappop(queue)
+                call = event.__class__ is Call
+                if call and event.fn is None:
+                    continue
+                if at != self._now:
+                    self._now, self.reached = at, priority
+                elif priority > self.reached:
+                    self.reached = priority
+                done += 1
+                if call:
+                    fn, event.fn = event.fn, None
                     fn(*event.args)
                 else:
-                    self._now = entry[0]
-                    done += 1
                     self._process(event)
                 if once:
                     return

@@ -66,8 +66,7 @@ class SimClusters:
 class Manager:
     """One process. `start` lists and watches; `stop` forgets everything; both may be repeated."""
 
-    def __init__(self, around: Surroundings, name: str, controllers: Sequence[Controller], index: int,
-                 lower: Callable[[int], tuple[Runner, ...]]) -> None:
+    def __init__(self, around: Surroundings, name: str, controllers: Sequence[Controller], index: int) -> None:
         self.name = name
         self.controllers = tuple(controllers)
         self.running = False
@@ -79,7 +78,6 @@ class Manager:
         self.caches: dict[str, Cache] = {}
         self._around = around
         self._index = index
-        self._lower = lower
 
     def start(self) -> None:
         around = self._around
@@ -99,7 +97,7 @@ class Manager:
             reconciler = controller.make(self._backends(meter, background, limit, tokens))
             runner = Runner(
                 around.env, reconciler, meter, index=self._index + i, workers=controller.workers,
-                collapse=around.collapse, pass_ns=around.pass_ns, lower=self._lower(self._index + i),
+                collapse=around.collapse, pass_ns=around.pass_ns,
                 on_crash=self.crash, on_pass=self._passed(controller.name), on_error=self._failed(controller.name))
             self.runners[controller.name] = runner
             reconcilers.append((runner, reconciler))

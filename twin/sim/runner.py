@@ -108,7 +108,7 @@ class Runner:
 
     def __init__(self, env: TwinEnvironment, reconciler: Reconciler, meter: Meter, *, index: int, workers: int = 1,
                  collapse: bool = True, pass_ns: int = 0, backoff: BackOff = BackOff(),
-                 lower: tuple[Runner, ...] = (), on_crash: Callable[[], None] | None = None,
+                 on_crash: Callable[[], None] | None = None,
                  on_pass: Callable[[Key, int, int, int], None] | None = None,
                  on_error: Callable[[Key, str], None] | None = None) -> None:
         self.env = env
@@ -119,7 +119,6 @@ class Runner:
         self.stopped = False
         self.index = index
         self._priority = PASSES + index
-        self._lower = lower
         self._collapse = collapse and workers == 1
         self._pass_ns = pass_ns
         self._on_crash = on_crash
@@ -146,8 +145,7 @@ class Runner:
         if self.stopped:
             return
         now = self.env._now
-        if now > self._quiet_until:
-            self._replay(now - 1)
+        self._replay(self._before())
         if now >= self.queue.soonest:
             self._mature(now)
         end = self._busy.get(key)
@@ -162,7 +160,11 @@ class Runner:
             soonest = now
         if soonest < self._quiet_until:
             self._quiet_until = soonest
-        if not now <= self._wake_at <= soonest:
+        if soonest == now and self._wake_at != now and self.env.reached > self._priority:
+            # Its turn in this instant is over, so it gets another one: until then the key is in line once.
+            self._wake_at = now
+            self.env.call_at(0, self._wake, now, priority=self._priority)
+        elif not now <= self._wake_at <= soonest:
             self._arm()
 
     def add_all(self, keys: Iterable[Key]) -> None:
@@ -189,10 +191,9 @@ class Runner:
         """Something this key's last pass read has changed."""
         if key not in self._memo:
             return
-        if self.env._now > self._quiet_until:
-            self._replay(self.env._now - 1)
-            if key not in self._memo:
-                return
+        self._replay(self._before())
+        if key not in self._memo:
+            return
         del self._memo[key]
         if key in self.queue.entered:
             self._seq += 1
@@ -211,14 +212,21 @@ class Runner:
 
     def stop(self) -> None:
         """The process ended: nothing of this controller runs any more."""
-        self._replay(self.env.now - 1)
+        self._replay(self._before())
         self.stopped = True
         self._memo.clear()
 
     def settle(self) -> None:
         """Account for the passes up to now (before reading `stats`)."""
         if not self.stopped:
-            self._replay(self.env.now - 1)
+            self._replay(self._before())
+
+    def _before(self) -> int:
+        """Passes that start by this time come before what happens now: those of this very instant, too, once the turn
+        of a later controller or of a neighbour has come in it and this one has none left.
+        """
+        env = self.env
+        return env._now if env.reached > self._priority and self._wake_at != env._now else env._now - 1
 
     # --- the line
 
@@ -385,9 +393,6 @@ class Runner:
             return
         if self._wake_at == at:
             self._wake_at = -1
-        for other in self._lower:
-            if other._quiet_until <= at:
-                other.settle_through(at)
         if self._quiet_until < at:
             self._replay(at - 1)
         queue = self.queue
@@ -402,11 +407,6 @@ class Runner:
             self.stats.waits_ns.append(at - entered)
             self._run(key, entered, at)
         self._arm()
-
-    def settle_through(self, now: int) -> None:
-        """Passes of this controller that start now come before those of the controllers after it."""
-        if self._collapse and not self.stopped:
-            self._replay(now)
 
     # --- one pass
 

@@ -110,7 +110,7 @@ class World:
         index = 0
         for name in names:
             mine = [c for c in controllers if c.manager == name]
-            self.managers[name] = Manager(around, name, mine, index, self._lower)
+            self.managers[name] = Manager(around, name, mine, index)
             index += len(mine)
         self._actor_index = index
         for card in fleet.cards:
@@ -219,7 +219,7 @@ class World:
     def second_leader(self, name: str) -> Manager:
         """Another process of this name acts beside the first one: both believe they lead."""
         first = self.managers[name]
-        second = Manager(self._around, f"{name}-2", first.controllers, self._actor_index, self._lower)
+        second = Manager(self._around, f"{name}-2", first.controllers, self._actor_index)
         self._actor_index += len(first.controllers)
         self.managers[f"{name}-{len(self.managers)}"] = second
         second.start()
@@ -350,9 +350,6 @@ class World:
             settings=self.settings, policies=self.policies, collapse=self.options.collapse, on_pass=self._passed,
             on_error=self._failed, on_effect=lambda process, what, over: (
                 self.effect_hook(process, what, over) if self.effect_hook is not None else None))
-
-    def _lower(self, index: int) -> tuple[Runner, ...]:
-        return tuple(r for m in self.managers.values() for r in m.runners.values() if r.index < index)
 
     def _credentials(self, secret: Key) -> str:
         found = self.host_cluster.find(Secret, secret)
