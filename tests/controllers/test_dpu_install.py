@@ -187,6 +187,16 @@ def test_without_its_bfb_a_dpu_stays_whatever_its_task_did() -> None:
     assert bench.phase() == Phase.OS_INSTALLING
 
 
+def test_an_install_under_way_labels_its_dpu_although_the_bfb_has_gone() -> None:
+    bench = installing()
+    bench.run(100)
+    bench.delete(Bfb, "bundle")
+    bench.run(3600)
+    assert starts(bench) == 1
+    assert bench.get(Dpu, bench.name).spec.cluster.node_labels == {
+        Label.DOCA_BFB_VERSION: "bf-bundle-3.0.0-135", Label.HOST: bench.host}
+
+
 def test_a_deleted_dpu_without_its_bfb_is_wedged() -> None:
     bench = installing()
     bench.run(1)

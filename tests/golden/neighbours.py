@@ -18,6 +18,10 @@ def _nothing(play: Play) -> None:
     """The note only said something, or the patch that follows does it."""
 
 
+def _power_cycle(play: Play) -> None:
+    power_cycle(play.world, "worker1")
+
+
 def _join(play: Play) -> None:
     play.heal("join-fails")
 
@@ -51,7 +55,7 @@ NOTES: Final[Mapping[str, Callable[[Play], None]]] = {
     "files in /bfb": _nothing,
     "phase": _nothing,
     "correct the annotation": _nothing,
-    "rebooted by hand": lambda play: power_cycle(play.world, "worker1") and None,
+    "rebooted by hand": _power_cycle,
     "API server killed": _api_down,
     "API server started": lambda play: play.heal("dpu-api-down"),
     "Node joins NotReady": _join,

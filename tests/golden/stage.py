@@ -265,7 +265,8 @@ class Play:
             if o.status is not None and condition_status(o.status.conditions, "Ready") == "True":
                 self._ready_nodes.add(o.metadata.name)
         else:
-            phase = o.status.phase if o.status is not None else ""
+            status = getattr(o, "status", None)
+            phase = status.phase if status is not None else ""
             if phase == self.limit.config_until and phase:
                 self._config(delete=True)
             self._census.note(o.KIND, o.metadata.name, op, phase)
