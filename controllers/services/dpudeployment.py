@@ -10,10 +10,11 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, cast
 
 from controllers.services import conditions as cond
 from twin.backends.base import ApiError, Backends, KubeApi, NotFound
+from twin.model.kinds import to_manifest
 from twin.model.meta import Conditions, Key, Object, ObjectMeta, replace
 from twin.model.names import Finalizer, Label
 from twin.model.provisioning import (
@@ -31,6 +32,7 @@ from twin.model.provisioning import (
 from twin.model.services import DeploymentDpuSet, DpuDeployment, DpuDeploymentSpec, Status
 from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
 
+FIELD_MANAGER: Final = "dpudeployment"
 FIRST_SUFFIX_WINS: Final = "dpudeployment-first-suffix-wins"
 DELETION_POLL_S: Final = 30.0
 PREREQUISITES: Final = "PrerequisitesReady"
@@ -204,18 +206,14 @@ class DpuDeploymentReconciler:
                 continue
             # upstream: duplicate-suffix-flaps. Equal suffixes write over each other, in each pass, without end.
             wanted[name] = None
-            current[name] = self._apply_set(deployment, spec, entry, current.get(name))
+            current[name] = self._apply_set(new_dpuset(deployment, spec, entry))
         for name, dpuset in current.items():
             if name not in wanted and not dpuset.deleting:
                 self._remove(dpuset)
 
-    def _apply_set(self, deployment: DpuDeployment, spec: DpuDeploymentSpec, entry: DeploymentDpuSet,
-                   old: DpuSet | None) -> DpuSet:
-        if old is None:
-            new = new_dpuset(deployment, spec, entry)
-            return self.kube.create(new)
-        new = changed_dpuset(deployment, spec, entry, old)
-        return old if new == old else self.kube.update(new)
+    def _apply_set(self, dpuset: DpuSet) -> DpuSet:
+        """Server-side applied in each loop: what others or defaults have set beside our fields stays."""
+        return cast(DpuSet, self.kube.apply(to_manifest(dpuset), FIELD_MANAGER, force=True))
 
     def _remove(self, dpuset: DpuSet) -> None:
         with suppress(NotFound):  # The cache may be behind.
@@ -244,18 +242,3 @@ def new_dpuset(deployment: DpuDeployment, spec: DpuDeploymentSpec, entry: Deploy
             dpu_template=DpuTemplate(annotations=entry.dpu_annotations, spec=DpuTemplateSpec(
                 bfb=BfbRef(name=spec.dpus.bfb), dpu_flavor=spec.dpus.flavor, node_effect=spec.dpus.node_effect,
                 cluster=TemplateCluster(node_labels={Label.OWNED_BY_DPUDEPLOYMENT: owner})))))
-
-
-def changed_dpuset(deployment: DpuDeployment, spec: DpuDeploymentSpec, entry: DeploymentDpuSet, old: DpuSet) -> DpuSet:
-    """The stored DPUSet with what the deployment says; what others or defaults have set beside it stays."""
-    new = new_dpuset(deployment, spec, entry)
-    template, was = new.spec.dpu_template, old.spec.dpu_template
-    strategy = replace(old.spec.strategy or DpuSetStrategy(), type="RollingUpdate")
-    owners = old.metadata.owner_references
-    if not any(r.uid == deployment.metadata.uid for r in owners):
-        owners = (*owners, *new.metadata.owner_references)
-    return replace(
-        old,
-        metadata=replace(old.metadata, labels={**old.metadata.labels, **new.metadata.labels}, owner_references=owners),
-        spec=replace(new.spec, strategy=strategy, dpu_template=replace(
-            template, spec=replace(template.spec, node_effect=template.spec.node_effect or was.spec.node_effect))))

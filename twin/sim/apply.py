@@ -102,7 +102,7 @@ def applied(live: Json, config: Json, managers: Managers, by: Manager, shape: Sh
     """
     body, wanted = _body(live), _body(config)
     if not managers:
-        everything = frozenset(_theirs(paths_of(body, shape), "", shape))
+        everything = frozenset(_theirs(compare({}, body, shape).added, "", shape))
         managers = {Manager(UPDATE, BEFORE_FIRST_APPLY, by.api_version): Owned(everything, now)} if everything else {}
     last = managers[by].paths if by in managers else frozenset()
     mine = frozenset(_theirs(paths_of(wanted, shape), by.subresource, shape))
@@ -120,7 +120,8 @@ def applied(live: Json, config: Json, managers: Managers, by: Manager, shape: Sh
         return live, managers
     if mine:
         after[by] = Owned(mine, now)
-    return {**live, **merged, "metadata": {**merged.get("metadata", {}), **_server_part(live)}}, after
+    merged = _decoded(merged, shape)
+    return {**merged, "metadata": {**merged.get("metadata", {}), **_server_part(live)}}, after
 
 
 def same_owners(one: Managers, other: Managers) -> bool:
@@ -130,8 +131,18 @@ def same_owners(one: Managers, other: Managers) -> bool:
 
 def _pruned(merged: Any, last: frozenset[tuple[str, ...]], kept: frozenset[tuple[str, ...]], shape: Shape) -> Any:
     """Without what the manager applied last time and nobody claims now."""
-    gone = with_parents(set(last), shape) - with_parents(set(kept), shape)
+    gone = with_parents(set(last), shape) - with_parents(set(kept), shape) - _UNOWNED
     return without(merged, gone, shape)
+
+
+def _decoded(merged: Json, shape: Shape) -> Json:
+    """As Go reads it: a null is absent, except that a custom resource's schema sees it."""
+    result: Json = _filled(merged) if shape.core else {**merged, "metadata": _filled(merged.get("metadata", {}))}
+    return result
+
+
+def _filled(value: Any) -> Any:
+    return {k: _filled(v) for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
 
 
 def _body(manifest: Json) -> Json:

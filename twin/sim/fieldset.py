@@ -142,6 +142,8 @@ def compare(old: Any, new: Any, shape: Shape) -> Difference:
 
 
 def _compare(old: Any, new: Any, shape: Shape, path: Path, out: Difference) -> None:
+    if isinstance(old, Mapping | list) and new is None:  # emptied: not the same as removed
+        new = type(old)()
     there = [v for v in (old, new) if v is not ABSENT]
     parts = _parts(there, shape)
     if old is ABSENT:
@@ -217,9 +219,13 @@ def _merge_lists(live: list[Any], config: list[Any], shape: Shape) -> list[Any]:
 
 
 def without(value: Any, doomed: Collection[Path], shape: Shape) -> Any:
-    """The value without what is at these paths, and below them."""
+    """The value without what is at these paths, and below them. What loses its last part becomes null, as upstream."""
     if not doomed:
         return value
+    return _left(value, doomed, shape) or None
+
+
+def _left(value: Any, doomed: Collection[Path], shape: Shape) -> Any:
     below: dict[str, list[Path]] = {}
     for path in doomed:
         below.setdefault(path[0], []).append(path[1:])

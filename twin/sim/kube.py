@@ -285,7 +285,7 @@ class ApiServer:
             except ApiError as error:
                 self._refused(resource, key, verb, by, at_ns, error.reason)
                 raise
-        if managed is None and (was.managed_fields or self.follow_managers):
+        if managed is None and was.managed_fields:
             new = self._followed(old, new, by, at_ns, "status" if status else "")
         self._rv += 1
         new = replace(new, metadata=replace(new.metadata, resource_version=str(self._rv), generation=generation))
