@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import zip_longest
 from typing import Any, Final, cast, get_args, get_origin
 
 import msgspec
@@ -53,7 +54,7 @@ class FieldCheck:
 
     def look(self, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
         """Check this changed value."""
-        if self.absent(value):
+        if value is None or value is self.empty or self.absent(value):
             if not self.sent:
                 return
             value = self.zero
@@ -114,12 +115,14 @@ def _deep(bare: Any) -> Deep | None:
 
 def _into_part(inner: tuple[FieldCheck, ...]) -> Deep:
     def deep(value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
-        before = None if old is ABSENT else old
+        if old is ABSENT or old is None:
+            for f in inner:
+                f.look(getattr(value, f.attr), None, path, errors)
+            return
         for f in inner:
-            new_value = getattr(value, f.attr)
-            old_value = ABSENT if before is None else getattr(before, f.attr)
+            new_value, old_value = getattr(value, f.attr), getattr(old, f.attr)
             if new_value is not old_value and new_value != old_value:
-                f.look(new_value, None if old_value is ABSENT else old_value, path, errors)
+                f.look(new_value, old_value, path, errors)
 
     return deep
 
@@ -131,7 +134,9 @@ def _into_elements(checks: tuple[Check, ...], rules: tuple[Cel, ...], inner: Dee
     once = tuple(r for r in rules if not r.transition)
 
     def one(value: Any, path: Path, errors: list[FieldError]) -> None:
-        errors.extend(e for check in checks if (e := check(value, path)))
+        for check in checks:
+            if error := check(value, path):
+                errors.append(error)
         for rule in once:
             if text := broken(rule, _builtins(value), None):
                 errors.append(FieldError(fe.RULE, path, "object", text))
@@ -141,8 +146,8 @@ def _into_elements(checks: tuple[Check, ...], rules: tuple[Cel, ...], inner: Dee
     def deep(value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
         if isinstance(value, tuple):
             before = old if isinstance(old, tuple) else ()
-            for i, item in enumerate(value):
-                if i >= len(before) or item is not before[i]:
+            for i, (item, was) in enumerate(zip_longest(value, before[:len(value)], fillvalue=ABSENT)):
+                if item is not was:
                     one(item, (*path, i), errors)
         else:
             for key in sorted(value):
