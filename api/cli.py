@@ -74,12 +74,12 @@ def call(arguments: list[str]) -> int:
         if told is None:
             raise
         note(told)
-        return 2
+        return int(getattr(error, "exit_code", 2))
 
 
 def _told(error: Exception) -> str | None:
     """The lines for an error that is the user's; None for one that is ours."""
-    if isinstance(error, Refused):
+    if isinstance(error, Refused) or hasattr(error, "exit_code"):
         return str(error)
     format_message = getattr(error, "format_message", None)
     if format_message is not None:  # the command line parser's own errors
@@ -269,6 +269,8 @@ def until_seconds(text: str, flag: str = "--until") -> float | None:
     except ValueError as error:
         raise Refused(f"{flag}: {error} (got {text})") from None
 
+
+from api import cli_live  # noqa: E402, F401  (registers `live`, `lab`, `diff-runs`)
 
 if __name__ == "__main__":
     main()

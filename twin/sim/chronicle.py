@@ -67,6 +67,11 @@ class Chronicle:
                                (NodeMaintenance, self._node_maintenance)):
             server.observers.setdefault(kind, []).append(observer)
 
+    def meet(self, dpu: str, host: str) -> None:
+        """A DPU that the fleet does not name is in this host."""
+        if dpu not in (cards := self._cards.get(host, ())):
+            self._cards[host] = (*cards, dpu)
+
     # --- DPUs
 
     def _dpu(self, old: Object | None, new: Object | None, at: int) -> None:

@@ -1,0 +1,91 @@
+"""The verbs that touch real parts: `live`, `lab`, `diff-runs`. Registered by `api.cli`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from api.cli import Output, Policies, Quiet, Refused, app, check_output
+
+lab_app = typer.Typer(help="A fleet on this machine with real parts: API servers, DMS over gRPC, netlink.",
+                      rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+app.add_typer(lab_app, name="lab")
+
+Dir = Annotated[str, typer.Option("--dir", help="The lab's folder", metavar="DIR")]
+
+
+@lab_app.command("up")
+def lab_up(
+    hosts: Annotated[int, typer.Option("--hosts", min=1, metavar="N")] = 2,
+    dpus_per_host: Annotated[int, typer.Option("--dpus-per-host", min=1, max=8, metavar="M")] = 1,
+    speed: Annotated[float, typer.Option("--speed", help="Emulated hardware runs so many times as fast",
+                                         metavar="X")] = 1.0,
+    folder: Dir = "",
+    fleet: Annotated[str, typer.Option("--fleet", help="A fleet file instead of --hosts", metavar="FILE")] = "",
+    timing: Annotated[str, typer.Option("--timing", help="default, fixed or a file", metavar="NAME|FILE")] = "default",
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N")] = 1,
+    no_netns: Annotated[bool, typer.Option("--no-netns", help="Without network namespaces (needs no root)")] = False,
+    output: Output = "table",
+    quiet: Quiet = False,
+) -> None:
+    """Start a lab; returns when the API server is ready and the hosts are registered."""
+    from api.lab import LabRequest, up
+
+    check_output(output)
+    if not speed > 0:
+        raise Refused(f"--speed: must be greater than 0 (got {speed:g})")
+    raise typer.Exit(up(LabRequest(folder=folder, hosts=hosts, dpus_per_host=dpus_per_host, speed=speed, fleet=fleet,
+                                   timing=timing, seed=seed, netns=not no_netns, output=output, quiet=quiet)))
+
+
+@lab_app.command("status")
+def lab_status(folder: Dir = "", output: Output = "table") -> None:
+    """What runs, and where."""
+    from api.lab import status
+
+    check_output(output)
+    raise typer.Exit(status(folder, output))
+
+
+@lab_app.command("down")
+def lab_down(folder: Dir = "", quiet: Quiet = False) -> None:
+    """End the lab and remove everything of it; harmless when there is none."""
+    from api.lab import down
+
+    raise typer.Exit(down(folder, quiet=quiet))
+
+
+@app.command()
+def live(
+    policies: Policies,
+    kubeconfig: Annotated[str, typer.Option("--kubeconfig", help="The host cluster; in a pod its service account",
+                                            metavar="FILE")] = "",
+    context: Annotated[str, typer.Option("--context", metavar="NAME")] = "",
+    lab: Annotated[bool, typer.Option("--lab", help="The lab on this machine")] = False,
+    folder: Dir = "",
+    shadow: Annotated[bool, typer.Option("--shadow", help="Decide and log what would be written; touch nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
+    controllers: Annotated[str, typer.Option("--controllers", help="Only these, e.g. bfb,dpuset",
+                                             metavar="LIST")] = "",
+    namespace: Annotated[str, typer.Option("-n", "--namespace", help="Where DPF is installed",
+                                           metavar="NAMESPACE")] = "dpf-operator-system",
+    volume: Annotated[str, typer.Option("--volume", help="Where the BFB volume is mounted", metavar="DIR")] = "/bfb",
+    listen: Annotated[str, typer.Option("--listen", help="/metrics, /healthz, /readyz", metavar="ADDRESS:PORT")] = "",
+    webhooks: Annotated[str, typer.Option("--webhooks", help="Serve the admission webhooks here",
+                                          metavar="ADDRESS:PORT")] = "",
+    out: Annotated[str, typer.Option("--out", help="Write a run folder at the end", metavar="DIR")] = "",
+    log_format: Annotated[str, typer.Option("--log-format", help="text or json", metavar="FORMAT")] = "text",
+    until: Annotated[str, typer.Option("--until", help="Stop after so long", metavar="DURATION")] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Run the controllers on a real fleet, or beside it with --shadow."""
+    from api.cli import until_seconds
+    from api.live_run import LiveRequest
+    from api.live_run import live as run
+
+    raise typer.Exit(run(LiveRequest(
+        kubeconfig=kubeconfig, context=context, lab=lab, folder=folder, shadow=shadow, yes=yes,
+        controllers=tuple(c.strip() for c in controllers.split(",") if c.strip()), policies=tuple(policies),
+        namespace=namespace, volume=volume, listen=listen, webhooks=webhooks, out=out, log_format=log_format,
+        until_s=until_seconds(until), quiet=quiet)))

@@ -1,0 +1,166 @@
+"""`dpf-twin lab up`, `status`, `down`: a fleet on this machine with real parts."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from api.cli import Refused, note
+
+if TYPE_CHECKING:
+    from twin.backends.lab.lab import Lab
+    from twin.model.fleet import Fleet
+    from twin.model.timing import Profile
+
+PLAN: Final = "plan.pickle"
+REGISTERED_S: Final = 120.0
+"""Hosts are there when their Nodes are; a loaded machine takes its time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabRequest:
+    """The flags of `lab up`, parsed."""
+
+    folder: str = ""
+    hosts: int = 2
+    dpus_per_host: int = 1
+    speed: float = 1.0
+    fleet: str = ""
+    timing: str = "default"
+    seed: int = 1
+    netns: bool = True
+    output: str = "table"
+    quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the lab's program is started with; kept in the lab's folder, readable by its owner only."""
+
+    fleet: Fleet
+    profile: Profile
+    seed: int
+    speed: float
+    netns: bool
+
+
+def open_lab(folder: str, *, quiet: bool = True) -> Lab:
+    """The lab of this folder (default: the user's). Raises nothing."""
+    from twin.backends.lab.lab import Lab, default_folder
+
+    return Lab(Path(folder) if folder else default_folder(), say=(lambda line: None) if quiet else note)
+
+
+def up(request: LabRequest) -> int:
+    """Raises: Refused, BadInput, LabError, MissingPart."""
+    from scenarios.load import Loader
+
+    if request.fleet:
+        fleet = Loader().fleet(Path(request.fleet))
+    else:
+        from twin.model import fleet_file
+
+        fleet = fleet_file.from_data({"apiVersion": "dpf-twin/v1", "name": "lab", "generate": {
+            "racks": 1, "hosts_per_rack": request.hosts, "dpus_per_host": request.dpus_per_host},
+            "image_servers": [{"name": "bfb", "url": "http://bfb.example.com/", "bandwidth_bytes_per_s": "1.25GB"}]})
+    lab = open_lab(request.folder, quiet=request.quiet)
+    start(lab, Plan(fleet=fleet, profile=Loader().profile(request.timing, Path(), ()), seed=request.seed, speed=request.speed,
+                    netns=request.netns))
+    _print(lab.status(), request.output)
+    if not request.quiet:
+        status = lab.status()
+        note(f"try: export KUBECONFIG={status['kubeconfig']}; dpf-twin live --lab --yes"
+             + (f" --dir {lab.folder}" if request.folder else "") + "; kubectl apply -f scenarios/manifests/basic/; "
+             "kubectl get dpu -A -w")
+    return 0
+
+
+def start(lab: Lab, plan: Plan, *, registered_s: float = REGISTERED_S) -> dict[str, Any]:
+    """Bring the lab up and wait until its hosts are registered; nothing is left when that fails.
+
+    Raises: LabError, MissingPart.
+    """
+    from dataclasses import replace
+
+    from twin.backends.lab.lab import LabError, on_loopback
+    from twin.model.kinds import KINDS
+    from twin.model.schema import crd, has_crd
+
+    plan = replace(plan, fleet=on_loopback(plan.fleet))
+    crds = [crd(kind) for kind in KINDS.values() if has_crd(kind)] + neighbour_crds()
+    lab.up(plan.fleet, crds, speed=plan.speed, netns=plan.netns, program=lambda lab: _program(lab, plan))
+    deadline = time.monotonic() + registered_s
+    ready = lab.folder / "ready"
+    while not ready.exists():
+        if lab.processes.pid("hosts") is None or time.monotonic() > deadline:
+            words = lab.processes.last_line("hosts")
+            lab.down()
+            raise LabError(f"the emulated hosts did not start: {words}")
+        time.sleep(0.05)
+    return lab.status()
+
+
+def _program(lab: Lab, plan: Plan) -> Sequence[str]:
+    from twin.backends.lab.certificates import write_private
+
+    path = write_private(lab.folder / PLAN, "")
+    path.write_bytes(pickle.dumps(plan))
+    return [sys.executable, "-m", "api.lab_program", str(lab.folder)]
+
+
+def neighbour_crds() -> list[dict[str, Any]]:
+    """CRDs that other operators bring: whatever they hold is theirs, so everything is let through."""
+    from twin.model import core
+
+    out = []
+    for kind in (core.NodeMaintenance, core.TenantControlPlane, core.Certificate, core.CertificateRequest):
+        names = {"kind": kind.KIND, "plural": kind.PLURAL, "singular": kind.KIND.lower(), "listKind": f"{kind.KIND}List"}
+        out.append({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"{kind.PLURAL}.{kind.GROUP}", **(
+                {"annotations": {"api-approved.kubernetes.io": "unapproved"}} if kind.GROUP.endswith("k8s.io") else {})},
+            "spec": {"group": kind.GROUP, "names": names, "scope": "Namespaced" if kind.NAMESPACED else "Cluster",
+                     "versions": [{"name": kind.VERSION, "served": True, "storage": True, "schema": {
+                         "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                         "subresources": {"status": {}}}]}})
+    return out
+
+
+def status(folder: str, output: str) -> int:
+    found = open_lab(folder).status()
+    _print(found, output)
+    return 0 if found["state"] == "running" else 1
+
+
+def down(folder: str, *, quiet: bool) -> int:
+    lab = open_lab(folder)
+    left = lab.down()
+    if left:
+        raise Refused("\n".join(f"lab down: {what} would not go" for what in left))
+    if not quiet:
+        note(f"nothing is left in {lab.folder}")
+    return 0
+
+
+def _print(found: dict[str, Any], output: str) -> None:
+    from api.output import document
+
+    if output in ("json", "yaml"):
+        sys.stdout.write(document(found, output))
+        return
+    lines = [f"state       {found['state']}", f"dir         {found['dir']}"]
+    if found["kubeconfig"]:
+        lines += [f"kubeconfig  {found['kubeconfig']}", f"kubectl     {found['binaries'].get('kubectl', '')}"]
+    lines += [f"DPU cluster {c['name']}  {c['kubeconfig']}" for c in found["dpu_clusters"]]
+    lines += [f"host        {h['name']}  DMS {h['dms']}  netns {h['netns'] or '-'}  DPUs {', '.join(h['dpus'])}"
+              for h in found["hosts"]]
+    if found["pids"]:
+        lines.append("pids        " + "  ".join(f"{n}={p}" for n, p in found["pids"].items()))
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
