@@ -1,10 +1,329 @@
-"""Known issues of DPF v25.4 that the twin reproduces, and how a run shows that it met one."""
+"""Known issues of DPF v25.4 and how a run shows that it met one; `python -m scenarios.known_issues` prints the page.
+
+An entry joins what stands in three places: a scenario of the library that shows the symptom, a rule of `check` that
+flags it beforehand, a wart of `controllers/warts.py` with the policy that fixes it. `shows` is the detection: a function
+over what a finished run knows. The rows are those of provisioning.md 10 and 10.1, and warts with a policy.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from controllers.warts import WARTS
+from scenarios import known_issues_table as table
+from scenarios.known_issues_table import ISSUES, NOT_SHOWN, KnownIssue
+from scenarios.measure import unavailability
 from scenarios.result import Run
+from twin.model.core import DpfOperatorConfig, Event, Node, Pod
+from twin.model.meta import Object, condition_status
+from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuFlavor, DpuNode, DpuSet, Phase
+from twin.model.services import DpuDeployment
+from twin.sim.trace import BUDGET, PhaseRow
+
+T = TypeVar("T", bound=Object)
+LIBRARY: Final = Path(__file__).with_name("library")
 
 
 def met(run: Run) -> list[str]:
-    """The known issues that this run met, in words."""
-    return []
+    """The known issues that this run met, in words: `REFERENCE: symptom`."""
+    evidence = Evidence(run)
+    return [f"{i.ref}: {i.symptom}" for i in ISSUES if i.ref in SHOWS and SHOWS[i.ref](evidence)]
+
+
+class Evidence:
+    """A finished run as detections ask it; each list is made once, and only if somebody asks."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.reasons = run.reasons
+        self.changes = run.trace.device_changes
+        self.policies = run.policies
+        self._kinds: dict[type[Object], list[Any]] = {}
+
+    def all(self, kind: type[T]) -> list[T]:
+        if kind not in self._kinds:
+            self._kinds[kind] = [o for o in self.run.objects.get("", ()) if isinstance(o, kind)]
+        return self._kinds[kind]
+
+    def said(self, *reasons: str) -> bool:
+        return any(r in self.reasons for r in reasons)
+
+    def fault(self, kind: str) -> bool:
+        return any(f.kind == kind for f in self.run.trace.faults)
+
+    def event(self, reason: str, text: str = "", count: int = 1) -> bool:
+        return any(e.reason == reason and e.count >= count and text in e.message for e in self.all(Event))
+
+    def stays(self, phase: str, at_least_s: float = 0.0, outcome: str = "") -> list[PhaseRow]:
+        return [p for p in self.phases.get(phase, ())
+                if p.end_s - p.start_s >= at_least_s and outcome in ("", p.outcome)]
+
+    @cached_property
+    def phases(self) -> dict[str, list[PhaseRow]]:
+        found: dict[str, list[PhaseRow]] = {}
+        for row in self.run.phases():
+            found.setdefault(row.phase, []).append(row)
+        return found
+
+    def waited(self, constraint: str, at_least_s: float) -> bool:
+        return any(w.label.startswith(constraint) and w.end_s - w.start_s >= at_least_s for w in self.waits)
+
+    @cached_property
+    def waits(self) -> list[Any]:
+        return self.run.waits()
+
+    @cached_property
+    def ready(self) -> dict[str, bool]:
+        """DPUs in phase Ready -> is their condition True?"""
+        return {d.metadata.name: condition_status(d.status.conditions, "Ready") == "True" for d in self.all(Dpu)
+                if d.status is not None and d.status.phase == Phase.READY}
+
+    def cards(self, ready: bool | None = None) -> list[Any]:
+        """The hardware of DPUs in phase Ready, with this Ready condition."""
+        return [c for c in self.run.cards if c["dpu"] in self.ready and ready in (None, self.ready[c["dpu"]])]
+
+
+# --- detections that do not fit a line
+
+
+def _shared_file(e: Evidence) -> bool:
+    urls: dict[str, set[str]] = {}
+    for bfb in e.all(Bfb):
+        if bfb.status is not None and bfb.status.phase == "Ready" and bfb.status.file_name and bfb.spec is not None:
+            urls.setdefault(bfb.status.file_name, set()).add(bfb.spec.url)
+    return any(len(of) > 1 for of in urls.values())
+
+
+def _mtu(e: Evidence) -> bool:
+    config = next(iter(e.all(DpfOperatorConfig)), None)
+    networking = config.spec.networking if config is not None else None
+    wanted = networking.control_plane_mtu if networking is not None else None
+    return wanted is not None and any(c["bridged"] and c["mtu"] != wanted for c in e.cards())
+
+
+def _effect_edit(e: Evidence) -> bool:
+    for deployment in e.all(DpuDeployment):
+        effect = deployment.spec.dpus.node_effect if deployment.spec is not None else None
+        for dpuset in e.all(DpuSet):
+            owned = any(r.uid == deployment.metadata.uid for r in dpuset.metadata.owner_references)
+            if owned and effect is not None and effect != dpuset.spec.dpu_template.spec.node_effect:
+                return True
+    return False
+
+
+def _duplicate_suffix(e: Evidence) -> bool:
+    for deployment in e.all(DpuDeployment):
+        suffixes = [s.name_suffix for s in deployment.spec.dpus.dpu_sets] if deployment.spec is not None else []
+        if len(set(suffixes)) < len(suffixes):
+            return "dpudeployment-first-suffix-wins" not in e.policies
+    return False
+
+
+def _elsewhere(e: Evidence) -> bool:
+    spaces = {n.metadata.namespace for n in e.all(DpuNode)}
+    return bool(spaces) and any(s.metadata.namespace not in spaces for s in e.all(DpuSet))
+
+
+def _siblings(e: Evidence) -> bool:
+    hosts = [d.spec.dpu_node_name for d in e.all(Dpu)]
+    return len(set(hosts)) < len(hosts)
+
+
+def _sibling_rebooted(e: Evidence) -> bool:
+    """An OS install failed for good on a host with several DPUs that was rebooted."""
+    return _siblings(e) and e.said("Error/InstallationFailed") and "host-reboot" in e.changes
+
+
+def _given_back_early(e: Evidence) -> bool:
+    """A host's drain ended while another of its DPUs was installing."""
+    if not _siblings(e):
+        return False
+    drains = [o for o in e.run.outages() if o.label == "drain"]
+    return any(row.start_s < d.end_s < row.end_s and d.end_s < e.run.virtual_s and d.dpu == row.dpu
+               for d in drains for row in e.stays(Phase.OS_INSTALLING))
+
+
+def _pod_lost(e: Evidence) -> bool:
+    nodes = {n.metadata.name for n in e.all(Node)}
+    pods = {p.metadata.name for p in e.all(Pod)}
+    return any(n.metadata.name in nodes and f"{n.metadata.name}-dms" not in pods and n.status is not None
+               and condition_status(n.status.conditions, "Ready") == "True" for n in e.all(DpuNode))
+
+
+def _installed_twice(e: Evidence) -> bool:
+    started = e.changes.get("installing", 0) - e.changes.get("install-failed", 0)
+    return started > len(e.stays(Phase.OS_INSTALLING))
+
+
+def _second_cluster_unused(e: Evidence) -> bool:
+    ready = [c for c in e.all(DpuCluster) if c.status is not None and c.status.phase == "Ready"]
+    return len(ready) > 0 and (e.waited("cluster-capacity", 60.0) or (
+        len(e.all(DpuCluster)) > 1 and e.waited("dpu-cluster", 600.0)))
+
+
+def _rotated(e: Evidence) -> bool:
+    return e.fault("kubeconfig-rotated") and e.said(
+        "NewConfigError", "DPUClusterClientGetError", "Ready/GetNodeError", "DPU Cluster Config/GetNodeError",
+        "DeleteNodeError")
+
+
+def _swept(e: Evidence) -> bool:
+    """More DPUs were deleted within a second of an ask than its budget allows."""
+    asks = [a.t_s for a in e.run.trace.asks if a.dpus]
+    budget = [n for _, n in e.run.trace.counters.get(BUDGET, ())]
+    starts = [p.start_s for p in e.stays(Phase.DELETING)]
+    return bool(budget) and any(sum(0 <= s - t < 1.0 for s in starts) > max(budget) for t in asks)
+
+
+def _stale_labels(e: Evidence) -> bool:
+    sets = {s.metadata.uid: s for s in e.all(DpuSet)}
+    for dpu in e.all(Dpu):
+        owner = next((sets[r.uid] for r in dpu.metadata.owner_references if r.uid in sets), None)
+        cluster = owner.spec.dpu_template.spec.cluster if owner is not None else None
+        wanted = cluster.node_labels if cluster is not None else {}
+        if owner is not None and any("dpu.nvidia.com" not in k and k not in wanted for k in dpu.spec.cluster.node_labels):
+            return True
+    return False
+
+
+def _replaced(e: Evidence) -> bool:
+    return any(b.status is not None and b.status.phase == "Downloading" and b.status.versions is not None
+               and b.status.versions.bsp for b in e.all(Bfb)) and e.event("SuccessfulDownload", count=3)
+
+
+def _unthrottled(e: Evidence) -> bool:
+    """More hosts were drained for first installs than maxUnavailable allows."""
+    budget = [n for _, n in e.run.trace.counters.get(BUDGET, ())]
+    first = {p.dpu: p.start_s for p in e.stays(Phase.OS_INSTALLING) if p.attempt == 1}
+    drains = [o for o in e.run.outages() if o.label == "drain" and o.start_s <= first.get(o.dpu, -1.0)]
+    return bool(budget) and len(drains) > max(budget) and unavailability(drains, e.run.trace.places).max > max(budget)
+
+
+def _flavor_asks_for_cycle(e: Evidence) -> bool:
+    return any(n.host_power_cycle_required for f in e.all(DpuFlavor) for n in f.spec.nvconfig)
+
+
+SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
+    "4241297": lambda e: any("failed calling webhook" in w for w in e.run.warnings),
+    "4200717": lambda e: "hung" in e.changes,
+    "4143309": _shared_file,
+    "3751863": lambda e: e.fault("dpu-link-down") and e.said("NodeNotReady"),
+    "3917006": _mtu,
+    "4424305": lambda e: any(c["host_up"] and c["joined"] and c["arm"] == "up" and not c["bridged"]
+                             for c in e.cards(ready=False)),
+    "4410218": _effect_edit,
+    "4403130": lambda e: e.said("CreateGRPCConnectionError", "ExecuteDMSDebugCmdError")
+    and bool(e.stays(Phase.DELETING, 600.0)),
+    "4426349": lambda e: e.said("OS Installing/BFBNotFound"),
+    "4413138": _duplicate_suffix,
+    "4427091": _elsewhere,
+    "4123204": lambda e: e.said("DeleteBFBCFGFileError") or (
+        e.fault("nfs-down") and bool(e.stays(Phase.OS_INSTALLING, 2000.0))),
+    "4445649": lambda e: e.said("InvalidNodeEffect"),
+    "one-dpu-per-host": _sibling_rebooted,
+    "token-expiry": lambda e: bool(e.stays(Phase.REBOOTING, 7200.0)) and bool(e.stays(Phase.DPU_CLUSTER_CONFIG, 600.0)),
+    "4583693": _flavor_asks_for_cycle,
+    "bfb-error-parks-dpus": lambda e: e.event("FailedDownload") and e.said("Pending/BFBIsNotReady"),
+    "bfb-unreadable-version-loop": lambda e: e.event("FailedGetBFBVersion", count=2),
+    "dms-pod-not-recreated": _pod_lost,
+    "tasks-lost-on-restart": _installed_twice,
+    "one-worker-black-hole": lambda e: e.waited("worker dpu", 15.0) and e.said(
+        "FailedToGetDPUCapacity", "FailedToSetDPUMode", "FailedToGetHostUptime", "ExecuteDMSDebugCmdError"),
+    "one-worker-saturated": lambda e: any(r.controller == "dpu" and r.queue_wait_s_p95 > 5.0 for r in e.run.reconciles),
+    "pdb-blocked-drain": lambda e: e.waited("pdb ", 300.0),
+    "two-sets-one-device": lambda e: e.event("FailedCreate", "already exists"),
+    "allocator-first-cluster-only": _second_cluster_unused,
+    "dpu-cluster-client-cached": _rotated,
+    "skipped-reboot-is-ready": lambda e: any(
+        c["firmware_running"] != c["firmware_on_flash"] for c in e.cards(ready=True)),
+    "sweep-of-unavailable": _swept,
+    "any-reboot-counts": lambda e: e.fault("host-rebooted") and any(
+        p.end_s - p.start_s < 60.0 for p in e.stays(Phase.REBOOTING, outcome="passed")),
+    "node-labels-never-removed": _stale_labels,
+    "bfb-versions-immutable": _replaced,
+    "joined-by-stale-node": lambda e: any(not c["joined"] for c in e.cards(ready=True)),
+    "no-join-timeout": lambda e: bool(e.stays(Phase.DPU_CLUSTER_CONFIG, 3600.0)),
+    "no-throttle-on-create": _unthrottled,
+    "node-effect-not-counted": _given_back_early,
+    "warm-reboot-starts-over": lambda e: e.said("Rebooting/RebootFailed"),
+    "unknown-part-passes": lambda e: any(
+        c.reason == "UnableToCheckCapacity" for d in e.all(Dpu) if d.status for c in d.status.conditions),
+    "custom-label-on-dpunode": lambda e: any(
+        d.spec.node_effect is not None and d.spec.node_effect.custom_label for d in e.all(Dpu)),
+    "ready-needs-core-node": lambda e: e.said("Error/NodeEffectError") and not e.fault("api-errors"),
+    "hold-annotation-set-again": lambda e: e.reasons.get("Node Effect/ExternalNodeEffect", 0) > 0
+    and bool(e.stays(Phase.NODE_EFFECT, 2 * 3600.0)),
+    "invalid-dpu-details-stays": lambda e: any(
+        condition_status(n.status.conditions, "InvalidDPUDetails") == "True" for n in e.all(DpuNode) if n.status),
+}
+"""Reference -> did this run meet it? An issue without an entry leaves no mark that a run could be told by."""
+
+
+# --- the page
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A scenario file's header."""
+
+    name: str
+    covers: str
+    scenario: str
+    expect: str
+
+
+def story(name: str) -> Story:
+    """Raises: ValueError, OSError."""
+    head = [line[2:] for line in (LIBRARY / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[:3]]
+    parts = [line.partition(": ") for line in head]
+    if [p[0] for p in parts] != ["Covers", "Scenario", "Expect"]:
+        raise ValueError(f"{name}: the header is Covers, Scenario, Expect")
+    return Story(name, *(p[2] for p in parts))
+
+
+def policies_of(issue: KnownIssue) -> list[str]:
+    """The policies that fix this issue's warts."""
+    return list(dict.fromkeys(w.policy for w in WARTS if w.id in issue.warts and w.policy))
+
+
+def page() -> str:
+    """docs/known-issues.md."""
+    rows = [f"| {i.ref} | {i.symptom} | {_links(i.scenarios)} | {_code(i.rules)} | {_code(policies_of(i))} "
+            f"| {'yes' if i.ref in SHOWS else 'no'} |" for i in ISSUES]
+    return "\n".join([
+        *table.HEAD,
+        "| reference | symptom | scenario | `check` rule | policy | named in reports |", "|---|---|---|---|---|---|",
+        *rows, "", "## One by one", "",
+        *(line for issue in ISSUES for line in _section(issue)),
+        "## Not shown here", "", "| reference | why |", "|---|---|",
+        *(f"| {ref} | {why} |" for ref, why in NOT_SHOWN.items()), ""])
+
+
+def _section(issue: KnownIssue) -> Iterable[str]:
+    yield f"### {issue.ref}"
+    yield ""
+    yield f"{issue.symptom[0].upper()}{issue.symptom[1:]}."
+    yield f"Source: {issue.source}." + (f" Way out: {issue.way_out}." if issue.way_out else "")
+    yield ""
+    for name in issue.scenarios:
+        of = story(name)
+        yield f"- `{name}`: {of.scenario}"
+        yield f"  {of.expect}"
+    yield ""
+
+
+def _links(names: Iterable[str]) -> str:
+    return ", ".join(f"[{n}](../scenarios/library/{n}.yaml)" for n in names) or "-"
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{n}`" for n in names) or "-"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

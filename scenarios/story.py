@@ -36,7 +36,7 @@ SLICE_S = 60.0
 SETTLED_S = 660.0
 """Everything is as asked and nothing has happened for this long, a full cache resync included: the run is over."""
 
-IDLE_S = 2 * 3600.0
+IDLE_S = 6 * 3600.0
 """Nothing has happened for this long and nothing is to come: the run is over, converged or not."""
 
 
