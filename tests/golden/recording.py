@@ -81,7 +81,7 @@ class Recording:
     @property
     def end_s(self) -> float:
         """When the recording ends: the last thing done or seen."""
-        return max(self.changes[-1].t_s, self.steps[-1].t_s)
+        return max([0.0, *(s.t_s for s in self.steps[-1:]), *(c.t_s for c in self.changes[-1:])])
 
     def seconds(self, name: str, default: float) -> float:
         return float(self.settings.get(name, default))
