@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lab_parts import missing
 
 from twin.backends.host_network import BRIDGE, HostNetwork, LiveSysfs, NetworkFailed
 from twin.backends.lab.netns import GATEWAY, CardWiring, HostWiring, Namespaces
+from twin.backends.namespaces import inside
 from twin.backends.netlink import LiveNetlink
 
 pytestmark = pytest.mark.slow
@@ -49,29 +48,16 @@ def script(namespaces: Namespaces, netlink: LiveNetlink, rests: list[float] | No
 
 def reaches(namespaces: Namespaces, from_part: str, address: str) -> bool:
     """Does a TCP connection from one namespace to a listener in the management network come about?"""
-    from pyroute2 import netns
-    answer: list[Any] = []
-
-    def listen(ready: threading.Event) -> None:
-        netns.setns(namespaces.name("mgmt"))
-        answer.append(socket.create_server((address, 7000)))
-        ready.set()
-
-    def connect() -> None:
-        netns.setns(namespaces.name(from_part))
+    def connect() -> bool:
         try:
             socket.create_connection((address, 7000), 2.0).close()
-            answer.append(True)
         except OSError:
-            answer.append(False)
+            return False
+        return True
 
-    ready = threading.Event()
-    for target, args in ((listen, (ready,)), (connect, ())):
-        thread = threading.Thread(target=target, args=args)
-        thread.start()
-        thread.join()
-    answer[0].close()
-    return bool(answer[1])
+    listener = inside(namespaces.name("mgmt"), lambda: socket.create_server((address, 7000)))
+    with listener:
+        return inside(namespaces.name(from_part), connect)
 
 
 def test_verbs_may_be_repeated_and_show_in_what_is_read(netlink: LiveNetlink) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from twin.backends.base import Dms, DmsTarget, Operation, RpcError
 from twin.backends.dms import LiveDms
-from twin.backends.lab.certificates import authority, issue
+from twin.backends.lab.certificates import Pair, authority, issue
 from twin.backends.lab.dms_emulator import DmsServer, Switches
 from twin.model import bfcfg, fleet_file, timing_profile
 from twin.model import dms_commands as commands
@@ -126,15 +126,18 @@ class WireRig(Rig):
         secret = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
         self.paced = PacedWorld(self.world.env, time.monotonic, speed=SPEED)
         self.addresses = {name: f"127.1.77.{n + 1}" for n, name in enumerate(self.world.names)}
-        self.servers = Switches({name: DmsServer(
-            name, address, HostPersonality(self.paced, self.world.dms, name, self.image_of),
-            lambda name=name, address=address: (issue(ca, name, addresses=(address,)), ca.certificate)) for name, address in self.addresses.items()})
+        self.servers = Switches({name: self.server(name, address, ca) for name, address in self.addresses.items()})
         self.paced.after = self.follow
         self.dms = LiveDms(lambda key: secret, locate=lambda path: folder / Path(path).name)
 
     @property
     def target(self) -> DmsTarget:
         return DmsTarget(self.addresses[self.first], 9339, SECRET)
+
+    def server(self, name: str, address: str, ca: Pair) -> DmsServer:
+        pair = issue(ca, name, addresses=(address,))
+        personality = HostPersonality(self.paced, self.world.dms, name, self.image_of)
+        return DmsServer(name, address, personality, lambda: (pair, ca.certificate))
 
     def image_of(self, file: ReceivedFile) -> Image | None:
         return IMAGE.image if file.content.startswith(b"Bfv1") else None

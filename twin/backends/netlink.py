@@ -5,10 +5,16 @@ Verbs are idempotent and return at once. Failures are OSErrors that name the lin
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
+
+from twin.backends import namespaces
+
+T = TypeVar("T")
 
 _UP: Final = 1  # IFF_UP
 _MAIN_TABLE: Final = 254
@@ -75,25 +81,40 @@ class Netlink(Protocol):
 
 
 class LiveNetlink:
-    """`Netlink` of a named namespace ('' is our own). Holds one netlink socket; close it."""
+    """`Netlink` of a named namespace ('' is our own). Holds a thread in it and one netlink socket; close it."""
 
     def __init__(self, namespace: str = "") -> None:
-        from pyroute2 import IPRoute
         self.namespace = namespace
-        self._socket = IPRoute(netns=namespace) if namespace else IPRoute()
+        # pyroute2 has sockets per thread, so everything happens in one that lives in the namespace.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"netlink-{namespace}")
+        try:
+            self._socket = self._thread.submit(self._open).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    def _open(self) -> Any:
+        from pyroute2 import IPRoute
+        if self.namespace:
+            namespaces.enter(self.namespace)
+        return IPRoute()
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        return self._thread.submit(work).result()
 
     def close(self) -> None:
-        self._socket.close()
+        self._thread.submit(self._socket.close)
+        self._thread.shutdown()
 
     def links(self) -> Mapping[str, Link]:
-        raw = list(self._socket.get_links())
+        raw = self._ask(lambda: list(self._socket.get_links()))
         names = {int(link["index"]): str(link.get_attr("IFLA_IFNAME")) for link in raw}
         return {link.name: link for link in (_link(r, names) for r in raw)}
 
     def routes(self) -> Sequence[Route]:
         names = {i: n for n, i in self._indexes().items()}
         found = []
-        for route in self._socket.get_routes(family=socket.AF_INET, table=_MAIN_TABLE):
+        for route in self._ask(lambda: list(self._socket.get_routes(family=socket.AF_INET, table=_MAIN_TABLE))):
             destination = route.get_attr("RTA_DST")
             found.append(Route(
                 f"{destination}/{route['dst_len']}" if destination else "", str(route.get_attr("RTA_GATEWAY") or ""),
@@ -103,14 +124,20 @@ class LiveNetlink:
     def addresses(self, name: str) -> Sequence[str]:
         index = self._index(name)
         return [f"{a.get_attr('IFA_ADDRESS')}/{a['prefixlen']}"
-                for a in self._socket.get_addr(family=socket.AF_INET, index=index)]
+                for a in self._ask(lambda: list(self._socket.get_addr(family=socket.AF_INET, index=index)))]
 
     def add_bridge(self, name: str) -> None:
         self._add(name, kind="bridge")
 
     def add_pair(self, name: str, peer: str, peer_namespace: str = "") -> None:
-        self._add(name, kind="veth",
-                  peer={"ifname": peer, **({"net_ns_fd": peer_namespace} if peer_namespace else {})})
+        if not peer_namespace:
+            self._add(name, kind="veth", peer={"ifname": peer})
+            return
+        handle = os.open(namespaces.FOLDER / peer_namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._add(name, kind="veth", peer={"ifname": peer, "net_ns_fd": handle})
+        finally:
+            os.close(handle)
 
     def remove(self, name: str) -> None:
         index = self._indexes().get(name)
@@ -153,7 +180,8 @@ class LiveNetlink:
     # --- inside
 
     def _indexes(self) -> dict[str, int]:
-        return {str(link.get_attr("IFLA_IFNAME")): int(link["index"]) for link in self._socket.get_links()}
+        raw = self._ask(lambda: list(self._socket.get_links()))
+        return {str(link.get_attr("IFLA_IFNAME")): int(link["index"]) for link in raw}
 
     def _index(self, name: str) -> int:
         index = self._indexes().get(name)
@@ -165,6 +193,8 @@ class LiveNetlink:
         return f" in namespace {self.namespace}" if self.namespace else ""
 
     def _add(self, name: str, **options: Any) -> None:
+        if name in self._indexes():
+            return
         self._do(f"add link {name}", lambda: self._socket.link("add", ifname=name, **options), tolerate=(_EXISTS,))
 
     def _set(self, name: str, **options: Any) -> None:
@@ -175,7 +205,7 @@ class LiveNetlink:
     def _do(self, what: str, work: Any, tolerate: tuple[int, ...] = ()) -> None:
         from pyroute2.netlink.exceptions import NetlinkError
         try:
-            work()
+            self._ask(work)
         except NetlinkError as error:
             if error.code not in tolerate:
                 raise OSError(error.code, f"{what}{self._where()}: {error.args[1]}") from error

@@ -5,9 +5,10 @@ Everything runs in the paced world's thread; callers block as long as the host t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from twin.backends.base import DmsTarget, Operation, RpcError
@@ -48,11 +49,13 @@ _EXIT_CODE = re.compile(r"exit code (\d+)$")
 class HostPersonality:
     """The side of DMS that a host shows, over the simulated DMS of the same host."""
 
-    def __init__(self, world: PacedWorld, dms: SimDms, host: str, image_of: ImageOf) -> None:
+    def __init__(self, world: PacedWorld, dms: SimDms, host: str, image_of: ImageOf,
+                 volume: Path | None = None) -> None:
         self._world = world
         self._dms = dms
         self._server = dms.servers[host]
         self._image_of = image_of
+        self._volume = volume  # where /bfb is mounted, for commands that look at real files
         self._target = DmsTarget(self._server.host.ip, DMS_PORT, Key("", ""))
 
     def run(self, command: str) -> str:
@@ -90,11 +93,21 @@ class HostPersonality:
 
     def execute(self, pod: Key, command: Sequence[str]) -> tuple[int, str] | None:
         """A command in the DMS pod: (exit code, stdout); None when its container does not run."""
+        if self._volume is not None and len(command) == 2 and command[0] == "md5sum" and self._server.running:
+            return self._md5sum(self._volume, command[1])
         try:
             return 0, str(self._wait(lambda client: client.execute(pod, command)))
         except RpcError as error:
             code = _EXIT_CODE.search(str(error))
             return (int(code[1]), "") if code else None
+
+    def _md5sum(self, volume: Path, path: str) -> tuple[int, str]:
+        """Of the real file: the simulated volume holds none of the lab's."""
+        try:
+            with (volume / PurePosixPath(path).relative_to("/bfb")).open("rb") as file:
+                return 0, f"{hashlib.file_digest(file, 'md5').hexdigest()}  {path}\n"
+        except (OSError, ValueError):
+            return 1, ""
 
     def _wait(self, start: Callable[[DmsClient], Operation]) -> object:
         return self._world.wait(lambda: start(self._client()))

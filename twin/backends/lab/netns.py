@@ -7,6 +7,7 @@ DPU. All names begin with the lab's prefix, so that everything can be found and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from twin.backends import namespaces
 from twin.backends.host_network import BRIDGE, HostNetwork, LiveSysfs
 from twin.backends.lab.binaries import MissingPart
 from twin.backends.netlink import LiveNetlink
@@ -67,8 +69,7 @@ class Namespaces:
         return f"{self.prefix}{part}"
 
     def existing(self) -> list[str]:
-        from pyroute2 import netns
-        return sorted(n for n in netns.listnetns() if n.startswith(self.prefix))
+        return [n for n in namespaces.existing() if n.startswith(self.prefix)]
 
     def make(self, hosts: Sequence[HostWiring]) -> None:
         """Make and wire everything; what exists is kept. Raises: OSError, MissingPart."""
@@ -98,20 +99,15 @@ class Namespaces:
 
     def remove(self) -> list[str]:
         """Remove every namespace of this folder; links in them go with them. Returns what would not go."""
-        from pyroute2 import netns
         for name in self.existing():
-            try:
-                netns.remove(name)
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                namespaces.remove(name)
         return self.existing()
 
     # --- inside
 
     def _create(self, part: str) -> None:
-        from pyroute2 import netns
-        if self.name(part) not in netns.listnetns():
-            netns.create(self.name(part))
+        namespaces.create(self.name(part))
         with self._netlink(part) as netlink:
             netlink.set_up("lo")
 
@@ -163,9 +159,9 @@ class _Closing:
 class EmulatedSysfs(LiveSysfs):
     """A folder that looks like /sys for the cards of one host; writing `sriov_numvfs` makes veth pairs."""
 
-    def __init__(self, namespaces: Namespaces, host: HostWiring) -> None:
-        super().__init__(namespaces.folder / "hosts" / host.name / "sys")
-        self._namespaces = namespaces
+    def __init__(self, lab: Namespaces, host: HostWiring) -> None:
+        super().__init__(lab.folder / "hosts" / host.name / "sys")
+        self._namespaces = lab
         self._host = host
         self._cards = {f"{card.pci}.0": card for card in host.cards}
 
