@@ -99,7 +99,8 @@ class WorkQueue:
 
     def forget(self, key: Key) -> None:
         """The key's last pass succeeded: its back-off starts anew."""
-        self._failures.pop(key, None)
+        if self._failures:
+            self._failures.pop(key, None)
 
     def failures(self, key: Key) -> int:
         return self._failures.get(key, 0)

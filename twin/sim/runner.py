@@ -144,17 +144,20 @@ class Runner:
         """A watch event maps to this key."""
         if self.stopped:
             return
-        now = self.env._now
-        self._replay(self._before())
-        if now >= self.queue.soonest:
+        now, queue = self.env._now, self.queue
+        if self._quiet_until <= now:
+            self._replay(self._before())
+        if now >= queue.soonest:
             self._mature(now)
+        if key in queue.entered:
+            return
         end = self._busy.get(key)
         if end is not None and end > now:
             self._redo[key] = end
-        elif self.queue.push(key, now):
-            self._placed(key)
         else:
-            return
+            queue.entered[key] = now
+            queue.line.append(key)
+            self._placed(key)
         soonest = self._free[0]
         if soonest < now:
             soonest = now
@@ -172,36 +175,45 @@ class Runner:
         if self.stopped:
             return
         now = self.env._now
-        if now > self._quiet_until:
-            self._replay(now - 1)
+        self._replay(self._before())
         if now >= self.queue.soonest:
             self._mature(now)
-        busy, entered = self._busy, self.queue.entered
+        busy, entered, line = self._busy, self.queue.entered, self.queue.line
         for key in keys:
             if key in entered:
                 continue
             if busy.get(key, 0) > now:
                 self._redo[key] = busy[key]
-            elif self.queue.push(key, now):
+            else:
+                entered[key] = now
+                line.append(key)
                 self._placed(key)
-        self._quiet_until = min(self._quiet_until, max(self._free[0], now))
-        self._arm()
+        soonest = max(self._free[0], now)
+        if soonest < self._quiet_until:
+            self._quiet_until = soonest
+        if soonest == now and self._wake_at != now and self.env.reached > self._priority:
+            self._wake_at = now
+            self.env.call_at(0, self._wake, now, priority=self._priority)
+        else:
+            self._arm()
 
     def stale(self, key: Key) -> None:
         """Something this key's last pass read has changed."""
-        if key not in self._memo:
+        memo = self._memo
+        if key not in memo:
             return
-        self._replay(self._before())
-        if key not in self._memo:
-            return
-        del self._memo[key]
+        now = self.env._now
+        if self._quiet_until <= now:
+            self._replay(self._before())
+            if key not in memo:
+                return
+        del memo[key]
         if key in self.queue.entered:
             self._seq += 1
             heappush(self._real, (self._offsets[key][0], self._seq, key))
         due = self.queue.due.get(key)
         if due is not None:
             heappush(self._stale_due, (due, key))
-        now = self.env._now
         if not now <= self._wake_at <= max(self._free[0], now):
             self._arm()
 
@@ -237,12 +249,15 @@ class Runner:
     def _placed(self, key: Key) -> None:
         """The key has just entered the line: note the work ahead of it."""
         memo = self._memo.get(key)
-        cost = 0 if memo is None else memo[0]
-        self._offsets[key] = (self._tail_offset, cost)
+        at = self._tail_offset
         if memo is None:
+            self._offsets[key] = (at, 0)
             self._seq += 1
-            heappush(self._real, (self._tail_offset, self._seq, key))
-        self._tail_offset += cost
+            heappush(self._real, (at, self._seq, key))
+        else:
+            cost = memo[0]
+            self._offsets[key] = (at, cost)
+            self._tail_offset = at + cost
 
     def _mature(self, now: int) -> None:
         for key in self.queue.mature(now):
@@ -261,7 +276,7 @@ class Runner:
         if limit < self._quiet_until:
             return
         queue, free, memos, stats = self.queue, self._free, self._memo, self.stats
-        line, entered = queue.line, queue.entered
+        line, entered, offsets, due_of = queue.line, queue.entered, self._offsets, queue.due
         while True:
             if self._redo:
                 self._come_back(limit)
@@ -287,15 +302,17 @@ class Runner:
                 if start < self.env.now:
                     raise AssertionError(f"{self.reconciler.name} {key}: pass due at {start} ns met at {self.env.now} ns")
                 return
-            queue.pop()
+            line.popleft()
+            del entered[key]
             cost, again = memo
-            self._left(key)
+            offset, was = offsets.pop(key)
+            self._head_offset = offset + was
             end = start + cost
             free[0] = end
             stats.skipped += 1
             stats.busy_ns += cost
             self._busy = {key: end}
-            if key in queue.due:
+            if key in due_of:
                 self._at_work(key, start, end)
             if again is not None:
                 queue.push_after(key, end, again)
@@ -343,11 +360,6 @@ class Runner:
         self.stats.busy_ns += spent
         return True
 
-    def _left(self, key: Key) -> None:
-        """The key is at work: what stands behind it has that much less ahead."""
-        offset, cost = self._offsets.pop(key)
-        self._head_offset = offset + cost
-
     def _come_back(self, now: int) -> None:
         """Keys that changed while they were worked on re-enter when their pass ends."""
         for key, end in sorted(self._redo.items(), key=lambda item: item[1]):
@@ -361,24 +373,29 @@ class Runner:
     def _arm(self) -> None:
         """Wake when the next pass that must really run starts, or when it can be known."""
         queue, at = self.queue, None
-        real = self._real
-        while real and self._offsets.get(real[0][2], (-1, 0))[0] != real[0][0]:
+        real, offsets = self._real, self._offsets
+        while real:
+            offset, _, key = real[0]
+            found = offsets.get(key)
+            if found is not None and found[0] == offset:
+                at = queue.entered[queue.line[0]]
+                if self._free[0] > at:
+                    at = self._free[0]
+                if len(self._free) == 1:
+                    at += offset - self._head_offset  # what stands ahead is all known work, so the start is a sum
+                break
             heappop(real)
-        if real:
-            if len(self._free) == 1:
-                # What stands ahead is all known work, so the start is a sum.
-                base = max(self._free[0], queue.entered[queue.line[0]])
-                at = base + real[0][0] - self._head_offset
-            else:
-                at = max(self._free[0], queue.entered[queue.line[0]])
         if self._redo:
             first = min(self._redo.values())
             at = first if at is None or first < at else at
         stale = self._stale_due
-        while stale and (queue.due.get(stale[0][1]) != stale[0][0] or stale[0][1] in self._memo):
+        while stale:
+            due, key = stale[0]
+            if queue.due.get(key) == due and key not in self._memo:
+                if at is None or due < at:
+                    at = due
+                break
             heappop(stale)
-        if stale and (at is None or stale[0][0] < at):
-            at = stale[0][0]
         if at is None:
             return
         now = self.env._now
@@ -402,8 +419,10 @@ class Runner:
             self._replay(at)
         line = queue.line
         if line and self._free[0] <= at and queue.entered[line[0]] <= at:
-            key, entered = queue.pop()
-            self._left(key)
+            key = line.popleft()
+            entered = queue.entered.pop(key)
+            offset, cost = self._offsets.pop(key)
+            self._head_offset = offset + cost  # what stands behind it has that much less ahead
             self.stats.waits_ns.append(at - entered)
             self._run(key, entered, at)
         self._arm()
@@ -431,20 +450,21 @@ class Runner:
             raise RuntimeError(f"{self.reconciler.name} {key} at {now / NS:.3f} s:\n{traceback.format_exc()}") from None
         cost = meter.cost_ns
         end = now + cost
-        self._free[0] = end
-        if len(self._free) > 1:
-            heapify(self._free)
-        self._quiet_until = self._free[0]
-        busy = self._busy
-        for done in [k for k, e in busy.items() if e <= now]:
-            del busy[done]
-        busy[key] = end
-        if key in self.queue.due:
+        free, queue = self._free, self.queue
+        free[0] = end
+        if len(free) > 1:
+            heapify(free)
+            busy = {k: e for k, e in self._busy.items() if e > now}
+            busy[key] = end
+            self._busy = busy
+        else:
+            self._busy = {key: end}
+        self._quiet_until = free[0]
+        if key in queue.due:
             self._at_work(key, now, end)
         stats = self.stats
         stats.run += 1
         stats.busy_ns += cost
-        queue = self.queue
         if result.error:
             stats.errors += 1
             self._error(key, result.error)
