@@ -79,12 +79,12 @@ def call(arguments: list[str]) -> int:
 
 def _told(error: Exception) -> str | None:
     """The lines for an error that is the user's; None for one that is ours."""
-    if isinstance(error, Refused) or hasattr(error, "exit_code"):
-        return str(error)
     format_message = getattr(error, "format_message", None)
     if format_message is not None:  # the command line parser's own errors
         context = getattr(error, "ctx", None)
         return f"{context.command_path if context else 'dpf-twin'}: {format_message()}"
+    if isinstance(error, Refused) or hasattr(error, "exit_code"):
+        return str(error)
     modules = sys.modules
     for module, name in (("twin.model.mistakes", "BadInput"), ("reports.folder", "FolderError"),
                          ("reports.look", "QueryError")):
