@@ -1,0 +1,1 @@
+"""Upstream's dpuservice controller manager: so far a DPUDeployment's DPUSets, and the webhook of DPUServiceIPAM."""
