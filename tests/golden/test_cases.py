@@ -14,6 +14,7 @@ from tests.golden import recording
 from tests.golden.differences import DIFFERENCES, LIMITS
 from tests.golden.playing import played
 from tests.golden.recording import ABSENT, WHY_ABSENT
+from tests.golden.stage import Play
 from tests.golden.views import History, Subject
 
 pytestmark = [pytest.mark.shared, pytest.mark.skipif(ABSENT, reason=WHY_ABSENT)]
@@ -74,6 +75,13 @@ def test_changes_of_one_worker_come_in_the_recorded_order_across_objects(name: s
         wrong += [f"{first} before {then}" for t, ours, first in lines for t2, ours2, then in lines
                   if t + APART_S < t2 and ours > ours2 and not _joins_by_itself(first, then)]
     assert not wrong, "\n".join(["", *wrong])
+
+
+@each
+def test_collapsed_polling_changes_nothing(name: str) -> None:
+    """Every record of the run is the same, to the nanosecond."""
+    case = played(name)
+    assert Play(case.recording, case.limit, collapse=True).run().trace.digest == case.play.trace.digest
 
 
 def _joins_by_itself(first: str, then: str) -> bool:

@@ -27,6 +27,10 @@ RSHIM_PREFLIGHT: Final = "rshim-preflight"
 DMS_INIT: Final = "dms-init"
 CONFIGURE_VF: Final = "configure-vf"
 
+RSHIM_ON_HOST: Final = (
+    "rshim is installed on host which is not supported. Please remove the rshim package from the host")
+"""What rshim-preflight leaves in its termination log, as recorded (golden case f2)."""
+
 
 def is_dms(pod: Pod) -> bool:
     return pod.metadata.labels.get(Label.COMPONENT) == DMS_COMPONENT
@@ -89,7 +93,7 @@ class DmsPod:
         if machine is None:
             return "host is gone"
         if container == RSHIM_PREFLIGHT and machine.rshim_taken:
-            return "rshim is already in use on the host"
+            return RSHIM_ON_HOST
         if container == DMS_INIT:
             arguments = next((c.get("args") or () for c in pod.spec.init_containers if c["name"] == DMS_INIT), ())
             try:
