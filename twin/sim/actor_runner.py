@@ -33,7 +33,7 @@ class ActorRunner:
         self._line[key] = None
         if not self._scheduled:
             self._scheduled = True
-            self.env.call_at(0, self._drain, priority=self._priority)
+            self.env.post(0, self._drain, (), self._priority)
 
     wake = add
 

@@ -213,6 +213,10 @@ def admit_object(
 
     Returns the object to store. Raises: ApiError, Invalid, Forbidden.
     """
+    if subresource == "status" and old is not None:
+        if has_crd(kind) and (errors := typed.status_errors(kind, new, old)):
+            raise invalid(kind, new.metadata.name, _in_server_order(kind, errors))
+        return new
     if webhooks is None or subresource or not webhooks.watches(kind):
         if old is None:
             new = typed.with_defaults(new)

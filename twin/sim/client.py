@@ -6,7 +6,7 @@ own that charges that controller's meter.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -302,14 +302,13 @@ class SimKube:
     # --- writes
 
     def create(self, obj: T) -> T:
-        return cast(T, self._write("create", "Post", obj, lambda by, at: self._server.create(obj, by, at)))
+        return cast(T, self._write("create", "Post", obj, self._server.create, (obj,)))
 
     def update(self, obj: T) -> T:
-        return cast(T, self._write("update", "Put", obj, lambda by, at: self._server.update(obj, by, at)))
+        return cast(T, self._write("update", "Put", obj, self._server.update, (obj,)))
 
     def update_status(self, obj: T) -> T:
-        return cast(T, self._write("status", "Put", obj, lambda by, at: self._server.update(
-            obj, by, at, status=True, verb="status")))
+        return cast(T, self._write("status", "Put", obj, self._server.update_status, (obj,)))
 
     def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], *, status: bool = False,
               resource_version: str = "") -> T:
@@ -332,7 +331,7 @@ class SimKube:
 
     # --- inside
 
-    def _write(self, verb: str, method: str, what: Any, do: Any) -> Any:
+    def _write(self, verb: str, method: str, what: Any, do: Callable[..., Any], arguments: tuple[Any, ...] = ()) -> Any:
         meter, server = self._meter, self._server
         meter.effects += 1
         if meter.on_effect is not None:
@@ -349,10 +348,10 @@ class SimKube:
             self._refuse(method, what)
         if server.flaky is not None and server.flaky[0]():
             if server.flaky[1]:
-                do(meter.controller, now + meter.cost_ns)
+                do(*arguments, meter.controller, now + meter.cost_ns)
             raise TimedOut(f"{method} {server.url}{_path(what)}: the server was unable to return a response in the time "
                            "allotted, but may still be processing the request")
-        result = do(meter.controller, now + meter.cost_ns)
+        result = do(*arguments, meter.controller, now + meter.cost_ns)
         if meter.on_effect is not None:
             meter.after(verb)
         return result

@@ -128,7 +128,7 @@ class ApiServer:
 
     def find(self, kind: type[T], key: Key) -> T | None:
         table = self._tables.get(kind)
-        return cast("T | None", table.get(key)) if table else None
+        return table.get(key) if table else None  # type: ignore[return-value]
 
     def get(self, kind: type[T], key: Key) -> T:
         """Raises NotFound with the server's text."""
@@ -272,8 +272,8 @@ class ApiServer:
             kept = self._fixed(meta, was)
             if managed is not None:
                 kept = replace(kept, managed_fields=managed)
-            new = replace(obj, metadata=kept)
-            if type(obj).HAS_STATUS:
+            new = obj if kept is meta else replace(obj, metadata=kept)
+            if type(obj).HAS_STATUS and new.status is not old.status:  # type: ignore[attr-defined]
                 new = replace(new, status=old.status)  # type: ignore[attr-defined]
             if new == old:
                 return old
@@ -297,6 +297,10 @@ class ApiServer:
             table[key] = new
             self._commit(resource, key, old, new, verb, by, at_ns)
         return new
+
+    def update_status(self, obj: T, by: str, at_ns: int) -> T:
+        """As `update`, of the status only; on record as the verb `status`."""
+        return self.update(obj, by, at_ns, status=True, verb="status")
 
     def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], by: str, at_ns: int, *, status: bool = False,
               resource_version: str = "") -> T:
@@ -570,7 +574,7 @@ class ApiServer:
     def _commit(self, resource: Resource, key: Key, old: Object | None, new: Object, verb: str, by: str,
                 at_ns: int) -> None:
         """Announce a stored change: trace, observers, live readers at once; watchers after the lag."""
-        self.trace.write(at_ns, by, verb, self.name, kind_name(resource), key.namespace, key.name,
+        self.trace.write(at_ns, by, verb, self.name, new.KIND or kind_name(resource), key[0], key[1],
                          new.metadata.resource_version, "")
         self._announce(resource, key, old, new, "ADDED" if old is None else "MODIFIED", at_ns)
 
@@ -595,11 +599,13 @@ class ApiServer:
                 observe(old, new, at_ns)
         readers = self.readers
         if readers:
-            touch(readers, (resource, key))
-            touch(readers, resource)
-        delay = at_ns - self.env.now + self.lag_ns
+            if (resource, key) in readers:
+                touch(readers, (resource, key))
+            if resource in readers:
+                touch(readers, resource)
+        delay = at_ns - self.env._now + self.lag_ns
         if resource in self._interested:
-            self.env.call_at(delay if delay > 0 else 0, self._deliver, resource, key, new, obj)
+            self.env.post(delay if delay > 0 else 0, self._deliver, (resource, key, new, obj))
 
     def _deliver(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
         interested = self._interested.get(resource)

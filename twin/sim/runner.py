@@ -403,7 +403,7 @@ class Runner:
             at = now
         if self._wake_at < now or at < self._wake_at:
             self._wake_at = at
-            self.env.call_at(at - now, self._wake, at, priority=self._priority)
+            self.env.post(at - now, self._wake, (at,), self._priority)
 
     def _wake(self, at: int) -> None:
         if self.stopped:

@@ -189,7 +189,10 @@ class Trace:
     def write(self, t_ns: int, controller: str, verb: str, cluster: str, kind: str, namespace: str, name: str,
               resource_version: str, outcome: str) -> None:
         """A write reached an API server. `outcome` is '' or the Status reason of the refusal (Conflict, ...)."""
-        self._emit(Write(t_ns / NS, controller, verb, cluster, kind, namespace, name, resource_version, outcome))
+        buffer = self._buffer
+        buffer.append(Write(t_ns / NS, controller, verb, cluster, kind, namespace, name, resource_version, outcome))
+        if len(buffer) >= CHUNK:
+            self._flush()
 
     def object(self, t_ns: int, op: str, cluster: str, obj: Object) -> None:
         """A version of an object; kept only when objects are recorded, never hashed. `op` as in watch events."""
