@@ -419,7 +419,6 @@ def test_a_name_is_generated_after_its_prefix(typed_cluster: Cluster, watching: 
         assert made.metadata.generate_name == "x-"
 
 
-@pytest.mark.skipif(not hasattr(ApiServer, "apply"), reason="the simulated API server has no server-side apply yet")
 def test_server_side_apply_has_the_same_owners_and_conflicts(typed_cluster: Cluster, watching: Watching) -> None:
     results = []
     for world in both(typed_cluster, watching):
