@@ -17,14 +17,15 @@ Dir = Annotated[str, typer.Option("--dir", help="The lab's folder", metavar="DIR
 
 @lab_app.command("up")
 def lab_up(
-    hosts: Annotated[int, typer.Option("--hosts", min=1, metavar="N")] = 2,
-    dpus_per_host: Annotated[int, typer.Option("--dpus-per-host", min=1, max=8, metavar="M")] = 1,
+    hosts: Annotated[int, typer.Option("--hosts", min=1, help="Emulated hosts", metavar="N")] = 2,
+    dpus_per_host: Annotated[int, typer.Option("--dpus-per-host", min=1, max=8, help="DPUs in each host",
+                                             metavar="M")] = 1,
     speed: Annotated[float, typer.Option("--speed", help="Emulated hardware runs so many times as fast",
                                          metavar="X")] = 1.0,
     folder: Dir = "",
     fleet: Annotated[str, typer.Option("--fleet", help="A fleet file instead of --hosts", metavar="FILE")] = "",
     timing: Annotated[str, typer.Option("--timing", help="default, fixed or a file", metavar="NAME|FILE")] = "default",
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the hardware's durations", metavar="N")] = 1,
     no_netns: Annotated[bool, typer.Option("--no-netns", help="Without network namespaces (needs no root)")] = False,
     output: Output = "table",
     quiet: Quiet = False,
@@ -61,7 +62,8 @@ def live(
     policies: Policies,
     kubeconfig: Annotated[str, typer.Option("--kubeconfig", help="The host cluster; in a pod its service account",
                                             metavar="FILE")] = "",
-    context: Annotated[str, typer.Option("--context", metavar="NAME")] = "",
+    context: Annotated[str, typer.Option("--context", help="The kubeconfig's context; default the current one",
+                                         metavar="NAME")] = "",
     lab: Annotated[bool, typer.Option("--lab", help="The lab on this machine")] = False,
     folder: Dir = "",
     shadow: Annotated[bool, typer.Option("--shadow", help="Decide and log what would be written; touch nothing")] = False,
