@@ -94,10 +94,11 @@ def commands(body: str) -> list[tuple[str, str]]:
 
 
 def recipe(target: str) -> str:
-    """The last command of a target of the Makefile, without the path of the virtual environment."""
+    """The last command of a target of the Makefile, without the path of the virtual environment. Raises KeyError."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     found = re.search(rf"^{re.escape(target)}:[^\n]*\n((?:\t[^\n]*\n)+)", makefile, re.M)
-    assert found is not None, f"the Makefile has no target {target}"
+    if found is None:
+        raise KeyError(f"the Makefile has no target {target} with a command")
     return found[1].strip().splitlines()[-1].strip().removeprefix("$(BIN)/")
 
 

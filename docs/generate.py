@@ -118,7 +118,9 @@ def summary() -> str:
         ("table", "columns"),
         ((f"`{name}.parquet`", ", ".join(f"`{c}` ({words[t]})" for c, t in of.columns.items()))
          for name, of in TABLES.items()))
-    return records(Summary.model_json_schema(mode="serialization"), text) + tables
+    schema, whole = Summary.model_json_schema(mode="serialization"), Summary.model_json_schema()
+    written = {name: part if "properties" in part else whole["$defs"][name] for name, part in schema["$defs"].items()}
+    return records(schema | {"$defs": written}, text) + tables
 
 
 def _fault_records() -> frozenset[str]:
