@@ -152,7 +152,7 @@ def _pod_lost(e: Evidence) -> bool:
     nodes = {n.metadata.name for n in e.all(Node)}
     pods = {p.metadata.name for p in e.all(Pod)}
     return any(n.metadata.name in nodes and f"{n.metadata.name}-dms" not in pods and n.status is not None
-               and condition_status(n.status.conditions, "Ready") == "True" for n in e.all(DpuNode))
+               and n.status.kube_node_ref is not None and n.status.conditions for n in e.all(DpuNode))
 
 
 def _installed_twice(e: Evidence) -> bool:
@@ -196,6 +196,13 @@ def _replaced(e: Evidence) -> bool:
                and b.status.versions.bsp for b in e.all(Bfb)) and e.event("SuccessfulDownload", count=3)
 
 
+def _stale_node(e: Evidence) -> bool:
+    """A DPU is Ready by a Node that is older than the DPU."""
+    made = {d.metadata.name: d.metadata.creation_timestamp for d in e.all(Dpu) if d.metadata.name in e.ready}
+    return any(isinstance(o, Node) and o.metadata.creation_timestamp < made.get(o.metadata.name, "")
+               for name, objects in e.run.objects.items() if name for o in objects)
+
+
 def _unthrottled(e: Evidence) -> bool:
     """More hosts were drained for first installs than maxUnavailable allows."""
     budget = [n for _, n in e.run.trace.counters.get(BUDGET, ())]
@@ -234,9 +241,11 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     "tasks-lost-on-restart": _installed_twice,
     "one-worker-black-hole": lambda e: e.waited("worker dpu", 15.0) and e.said(
         "FailedToGetDPUCapacity", "FailedToSetDPUMode", "FailedToGetHostUptime", "ExecuteDMSDebugCmdError"),
-    "one-worker-saturated": lambda e: any(r.controller == "dpu" and r.queue_wait_s_p95 > 5.0 for r in e.run.reconciles),
+    "one-worker-saturated": lambda e: any(
+        r.controller == "dpu" and r.busy_s > 0.8 * e.run.virtual_s for r in e.run.reconciles),
     "pdb-blocked-drain": lambda e: e.waited("pdb ", 300.0),
-    "two-sets-one-device": lambda e: e.event("FailedCreate", "already exists"),
+    "two-sets-one-device": lambda e: e.event("FailedCreate", "already exists")
+    and "dpuset-skips-taken-devices" not in e.policies,
     "allocator-first-cluster-only": _second_cluster_unused,
     "dpu-cluster-client-cached": _rotated,
     "skipped-reboot-is-ready": lambda e: any(
@@ -246,7 +255,7 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
         p.end_s - p.start_s < 60.0 for p in e.stays(Phase.REBOOTING, outcome="passed")),
     "node-labels-never-removed": _stale_labels,
     "bfb-versions-immutable": _replaced,
-    "joined-by-stale-node": lambda e: any(not c["joined"] for c in e.cards(ready=True)),
+    "joined-by-stale-node": _stale_node,
     "no-join-timeout": lambda e: bool(e.stays(Phase.DPU_CLUSTER_CONFIG, 3600.0)),
     "no-throttle-on-create": _unthrottled,
     "node-effect-not-counted": _given_back_early,

@@ -362,7 +362,7 @@ class SimKube:
         if self._limit is not None:
             cost += self._limit.wait_ns(self._server.env.now + meter.cost_ns)
         meter.cost_ns += self._server.slowed(cost)
-        if self._server.down:
+        if self._server.down or self._server.revoked:
             self._refuse(method, what)
 
     def _refuse(self, method: str, what: Any) -> None:
