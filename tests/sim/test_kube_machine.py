@@ -16,7 +16,7 @@ from twin.model.meta import Key, Object, replace
 from twin.sim.garbage import FOREGROUND, ORPHAN
 from twin.sim.watch import ApiWatch
 
-NAMES = st.sampled_from("abcd")
+NAMES = st.sampled_from("abcdef")
 DATA = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)
 FINALIZERS = st.sampled_from([(), (), ("example.com/a",), ("example.com/a", "example.com/b")])
 
@@ -54,12 +54,12 @@ class Server(RuleBasedStateMachine):
 
     # --- what clients do
 
-    @rule(target=read, name=NAMES, data=DATA, finalizers=FINALIZERS, owner=st.one_of(st.none(), NAMES),
+    @rule(target=read, name=NAMES, data=DATA, finalizers=FINALIZERS, owner=st.one_of(st.none(), st.integers(0, 3)),
           block=st.booleans())
-    def create(self, name: str, data: dict[str, str], finalizers: tuple[str, ...], owner: str | None,
+    def create(self, name: str, data: dict[str, str], finalizers: tuple[str, ...], owner: int | None,
                block: bool) -> Any:
-        parent = self.api.server.find(ConfigMap, key(owner)) if owner else None
-        refs = (parent.owner_reference(block=block),) if parent is not None and owner != name else ()
+        stored = list(self.api.server.table(ConfigMap).values())
+        refs = (stored[owner % len(stored)].owner_reference(block=block),) if stored and owner is not None else ()
         before = self.api.server.resource_version
         wanted = config(name, data, finalizers=finalizers, owner_references=refs)
         if name in self.model:
@@ -132,6 +132,12 @@ class Server(RuleBasedStateMachine):
         others = [f for f in self.model[name]["finalizers"] if f not in (FOREGROUND, ORPHAN)]
         self.api.delete(obj, propagation=propagation)
         assert (self.api.now(obj) is None) is (not others and propagation == "Background")
+
+    @rule(which=st.integers(0, 3), propagation=st.sampled_from(["Background", "Foreground"]))
+    def delete_one_there_is(self, which: int, propagation: str) -> None:
+        names = list(self.model)
+        if names:
+            self.delete(names[which % len(names)], propagation, False)
 
     @rule(target=lists)
     def list(self) -> tuple[str, dict[Key, Object]]:
