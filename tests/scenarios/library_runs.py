@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from scenarios.base import Scenario
@@ -20,7 +20,7 @@ def path(name: str) -> Path:
     return LIBRARY / f"{name}.yaml"
 
 
-@lru_cache(maxsize=None)
+@cache
 def scenario(name: str) -> Scenario:
     return load_scenario(path(name))
 
@@ -31,7 +31,7 @@ def play(name: str) -> tuple[Story, float]:
     return story, story.play()
 
 
-@lru_cache(maxsize=None)
+@cache
 def run(name: str) -> Run:
     story, end_s = play(name)
     return story.result(end_s, 0, 0.0)
