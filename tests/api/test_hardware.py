@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from twin.backends.lab.certificates import Pair, authority, issue
 from twin.backends.lab.control_plane import DPU_CLUSTER_CONTROLLERS, ControlPlane, ControlPlanes, join_objects
 from twin.backends.lab.image_server import ImageProxy
 from twin.backends.lab.join import Joins
-from twin.backends.lab.lab import on_loopback
+from twin.backends.lab.lab import on_loopback, wiring
 from twin.backends.lab.netns import Namespaces
 from twin.backends.netlink import LiveNetlink
 from twin.model import bfcfg, fleet_file, timing_profile
@@ -53,7 +53,8 @@ class Bench:
     def __init__(self, folder: Path, kube: LiveKube, speed: float) -> None:
         self.fleet: Fleet = on_loopback(fleet_file.from_data({
             "apiVersion": "dpf-twin/v1", "name": "lab", "generate": {"racks": 1, "hosts_per_rack": 2},
-            "image_servers": [{"name": "bfb", "url": "http://bfb.example.com/", "bandwidth_bytes_per_s": 1.25e9}]}))
+            "image_servers": [{"name": "bfb", "url": "http://bfb.example.com/",
+                               "bandwidth_bytes_per_s": 1.25e9}]}), block=203)
         self.said: list[str] = []
         self.kube = kube
         (folder / "bfb").mkdir()
@@ -61,7 +62,6 @@ class Bench:
         self.joins = Joins(self.joined, self.said.append)
         self.volume = LiveVolume(folder / "bfb")
         self.proxy = ImageProxy(self.fleet, speed=speed)
-        from twin.backends.lab.lab import wiring
         self.namespaces.make(wiring(self.fleet.hosts))
         self.hardware = Hardware(
             self.fleet, Timing(timing_profile.default(), 1), identity=self.identity, join=self.joins.ask,
@@ -120,10 +120,10 @@ def ended(op: Operation) -> Any:
     return op.value
 
 
-def eventually(true: Callable[[], bool], within_s: float = 40.0) -> None:
+def eventually(true: Callable[[], bool], within_s: float = 40.0, said: Sequence[str] = ()) -> None:
     deadline = time.monotonic() + within_s
     while not true():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, said
         time.sleep(0.02)
 
 
@@ -138,8 +138,8 @@ def test_a_dpu_is_installed_rebooted_networked_and_joins(bench: Bench, admin: Li
 
     assert ended(bench.volume.download(URL, "/bfb/a.bfb", "/bfb/temp")) == "/bfb/a.bfb"
     wanted = command(dpu_cluster, a_token(admin, "ffffff"))
-    line = (f"kubeadm join {wanted.server} --v=5 --token {wanted.token} "
-            f"--discovery-token-ca-cert-hash {wanted.hashes[0]}")
+    line = (f"kubeadm join {wanted.server} --token {wanted.token} "
+            f"--discovery-token-ca-cert-hash {wanted.hashes[0]} --v=5")
     cfg = f"{card.name}-uid.cfg"
     bench.volume.write(f"/bfb/{cfg}", bfcfg.render(
         DpuFlavorSpec(), hostname=card.name, join_command=line, number_of_pfs=2))
@@ -152,7 +152,7 @@ def test_a_dpu_is_installed_rebooted_networked_and_joins(bench: Bench, admin: Li
     netlink = LiveNetlink(bench.namespaces.name(host.name))
     eventually(lambda: any(link.master == "br-dpu" and link.name != "eno1" for link in netlink.links().values()))
     netlink.close()
-    eventually(lambda: admin.get(Node, Key("", card.name)) is not None)
+    eventually(lambda: admin.get(Node, Key("", card.name)) is not None, said=bench.said)
     eventually(lambda: (arm := bench.hardware.arms.arm(card.name)) is not None and arm.kubelet_ready)
     assert "".join(bench.said) == "" or all("no JWS signature" in line for line in bench.said)
 
@@ -165,7 +165,7 @@ def test_a_host_that_reboots_takes_its_sockets_and_vfs_with_it(bench: Bench) -> 
     servers = bench.hardware.switches.servers
     eventually(lambda: servers[f"dms/{host.name}"].serving and servers[f"kubelet/{host.name}"].serving)
     ended(bench.dms.command(bench.target(1), commands.host_network_setup(4, host.cards[0].pci, 1500)))
-    sysfs = bench.namespaces.sysfs(next(w for w in _wired(bench) if w.name == host.name))
+    sysfs = bench.namespaces.sysfs(next(w for w in wiring(bench.fleet.hosts) if w.name == host.name))
     pci = commands.pci_address(host.cards[0].pci)
     eventually(lambda: sysfs.number_of_vfs(f"{pci}.0") == 4)
     ended(bench.dms.command(bench.target(1), commands.power("cycle")))
@@ -179,8 +179,3 @@ def test_a_host_that_reboots_takes_its_sockets_and_vfs_with_it(bench: Bench) -> 
     eventually(lambda: sysfs.number_of_vfs(f"{pci}.0") == 4)
     eventually(lambda: servers[f"dms/{host.name}"].serving)
     assert commands.uptime_s(bench.dms.get(bench.target(1), commands.UPTIME)) < 86_400
-
-
-def _wired(bench: Bench) -> list[Any]:
-    from twin.backends.lab.lab import wiring
-    return wiring(bench.fleet.hosts)

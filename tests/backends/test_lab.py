@@ -27,9 +27,12 @@ from twin.model.provisioning import Bfb
 pytestmark = pytest.mark.slow
 
 
+BLOCK = 202  # nobody else's lab
+
+
 def fleet(hosts: int = 2) -> Fleet:
     return on_loopback(fleet_file.from_data({"apiVersion": "dpf-twin/v1", "name": "lab", "generate": {
-        "racks": 1, "hosts_per_rack": hosts, "dpus_per_host": 1}}))
+        "racks": 1, "hosts_per_rack": hosts, "dpus_per_host": 1}}), BLOCK)
 
 
 @pytest.fixture
@@ -159,7 +162,8 @@ def test_up_status_and_down_leave_nothing(lab: Lab, programs: dict[str, Path]) -
     assert status["state"] == "running"
     assert status["speed"] == 60
     assert [(h["name"], h["dms"], h["dpus"]) for h in status["hosts"]] == [
-        ("worker1", "127.1.0.1:9339", ["worker1-0000-2b-00"]), ("worker2", "127.1.0.2:9339", ["worker2-0000-2b-00"])]
+        ("worker1", "127.202.0.1:9339", ["worker1-0000-2b-00"]),
+        ("worker2", "127.202.0.2:9339", ["worker2-0000-2b-00"])]
     assert {"etcd", "host-apiserver", "host-controller-manager", "hosts"} == set(status["pids"])
     kubectl = [status["binaries"]["kubectl"], "--kubeconfig", status["kubeconfig"]]
     listed = subprocess.run([*kubectl, "get", "crd", "-o", "name"], capture_output=True, text=True, check=True).stdout
@@ -198,8 +202,8 @@ def test_down_finds_everything_after_the_starter_was_killed(lab: Lab, programs: 
 
 
 def test_a_start_that_fails_leaves_nothing_half_done(lab: Lab, programs: dict[str, Path]) -> None:
-    with socket.create_server(("127.1.0.2", 9339)), \
-            pytest.raises(LabError, match=r"^127\.1\.0\.2:9339 is taken: Address already in use$"):
+    with socket.create_server(("127.202.0.2", 9339)), \
+            pytest.raises(LabError, match=r"^127\.202\.0\.2:9339 is taken: Address already in use$"):
         lab.up(fleet(), [])
     assert nothing_left(lab)
     bad = {**permissive_crd(Bfb), "spec": {}}

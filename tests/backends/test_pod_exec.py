@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from twin.backends.base import Operation, RpcError
-from twin.backends.kube import Cluster, LiveKube, LivePodVerbs
+from twin.backends.kube import Cluster, LiveKube
 from twin.backends.lab.certificates import authority, issue
 from twin.backends.lab.kubelet import Kubelet, NoContainer
+from twin.backends.lab.pods import LivePodVerbs
 from twin.backends.pod_exec import LiveHostAgent
 from twin.model.core import Node, Pod, PodSpec
 from twin.model.meta import Key, ObjectMeta

@@ -30,7 +30,7 @@ from twin.backends.kube_http import (
 )
 from twin.backends.kube_informer import Decoder, Informer, list_pages
 from twin.backends.kube_merge import full_manifest, overlay
-from twin.model.core import Event, Pod
+from twin.model.core import Event
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.meta import Key, Object, Unstructured
 from twin.model.schema import has_crd
@@ -289,29 +289,6 @@ class LiveKube:
         if kind is Unstructured:
             return cast(T, from_manifest(msgspec.json.decode(raw)))
         return self.cluster.decode(kind, raw)
-
-
-class LivePodVerbs:
-    """`twin.actors.hosts.PodVerbs`: what only schedulers and kubelets ask of an API server."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._connection = cluster.connection
-
-    def bind(self, pod: Pod, node: str) -> None:
-        meta = pod.metadata
-        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": meta.name, "namespace": meta.namespace},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": node}}
-        self._connection.request("POST", resource_path(Pod, meta.namespace, meta.name, "binding"),
-                                 body=msgspec.json.encode(body))
-
-    def kill(self, pod: Pod) -> None:
-        meta = pod.metadata
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": meta.uid}}
-        try:
-            self._connection.request("DELETE", resource_path(Pod, meta.namespace, meta.name),
-                                     body=msgspec.json.encode(body))
-        except (NotFound, Conflict):
-            return  # gone, or another pod of that name
 
 
 def _sent(kind: type[Object], manifest: dict[str, Any]) -> dict[str, Any]:

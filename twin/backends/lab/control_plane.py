@@ -180,6 +180,7 @@ class ControlPlanes:
             f"--service-cluster-ip-range={plane.service_cidr}",
             "--authorization-mode=Node,RBAC", "--enable-bootstrap-token-auth=true", "--allow-privileged=true",
             "--disable-admission-plugins=ServiceAccount",  # pods here run on emulated hosts and mount no tokens
+            "--kubelet-preferred-address-types=InternalIP",  # as kubeadm: names of hosts are in no DNS
             "--profiling=false", *extra,
         ]
 

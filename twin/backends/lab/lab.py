@@ -47,10 +47,13 @@ def default_folder() -> Path:
     return base / "dpf-twin" / "lab"
 
 
-def on_loopback(fleet: Fleet) -> Fleet:
-    """The fleet with each host's address replaced by one of its own on loopback: 127.1.0.1, 127.1.0.2, ..."""
+def on_loopback(fleet: Fleet, block: int = 1) -> Fleet:
+    """The fleet with each host's address replaced by one of its own on loopback: 127.1.0.1, 127.1.0.2, ...
+
+    Labs that run side by side need different blocks.
+    """
     return replace(fleet, hosts=tuple(
-        replace(host, ip=f"127.1.{(host.index + 1) >> 8}.{(host.index + 1) & 0xFF}") for host in fleet.hosts))
+        replace(host, ip=f"127.{block}.{(i + 1) >> 8}.{(i + 1) & 0xFF}") for i, host in enumerate(fleet.hosts)))
 
 
 def wiring(hosts: Sequence[Host]) -> list[HostWiring]:

@@ -179,7 +179,7 @@ class EmulatedSysfs(LiveSysfs):
     def set_number_of_vfs(self, function: str, count: int) -> None:
         if not 0 <= count <= TOTAL_VFS:
             raise OSError(34, f"write {function}/sriov_numvfs: numerical result out of range")
-        super().set_number_of_vfs(function, count)
+        self._write_count(function, count)
         card = self._cards.get(function)
         if card is not None and count:  # function .1's VFs carry nothing here: only their number shows
             self._pair(function, card)
@@ -191,8 +191,14 @@ class EmulatedSysfs(LiveSysfs):
         with _Closing(LiveNetlink(self._namespaces.name(self._host.name))) as netlink:
             for name in self._interfaces(function):
                 netlink.remove(name)
-        super().set_number_of_vfs(function, 0)
+        self._write_count(function, 0)
         self._show(function, "")
+
+    def _write_count(self, function: str, count: int) -> None:
+        """Whole or not at all: unlike sysfs, a file is empty for a moment when it is written in place."""
+        part = self.devices / function / ".sriov_numvfs.part"
+        part.write_text(f"{count}\n")
+        part.rename(self.devices / function / "sriov_numvfs")
 
     def _pair(self, function: str, card: CardWiring) -> None:
         """VF 0 and its representor pf0vf0, a member of the DPU's br-comm-ch."""

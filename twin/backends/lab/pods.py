@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from twin.backends.base import NotFound
+from twin.backends.base import Conflict, NotFound
 from twin.backends.kube import Cluster, resource_path
 from twin.model.core import Pod
 
@@ -29,7 +29,7 @@ class LivePodVerbs:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0,
                 "preconditions": {"uid": pod.metadata.uid}}
         path = resource_path(Pod, pod.metadata.namespace, pod.metadata.name)
-        with contextlib.suppress(NotFound):
+        with contextlib.suppress(NotFound, Conflict):  # Conflict: another pod has its name by now
             self._cluster.connection.request("DELETE", path, body=msgspec.json.encode(body))
 
     def evict(self, pod: Pod, now: float) -> None:
