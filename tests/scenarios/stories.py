@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from benchmarks.fleets import fleet
 from scenarios.base import Scenario
@@ -24,6 +27,21 @@ def story(name: str) -> Scenario:
 def generated(hosts: int, dpus_per_host: int = 1, *, update: bool = False) -> Scenario:
     """A first install of a generated fleet; `update`: and a new BFB once it is over."""
     return fleet(hosts, dpus_per_host, update=update)
+
+
+def written(folder: Path, **changes: Any) -> Scenario:
+    """The basic manifests on one host with one DPU and fixed times; `changes` replace parts of the scenario file."""
+    file: dict[str, Any] = {
+        "apiVersion": "dpf-twin/v1", "name": "written", "fleet": {"generate": {"racks": 1, "hosts_per_rack": 1}},
+        "manifests": [str(ROOT / "scenarios" / "manifests" / "basic")], "timing": "fixed", "horizon": "24h"}
+    path = folder / "scenario.yaml"
+    path.write_text(yaml.safe_dump(file | changes))
+    return load_scenario(path)
+
+
+def changed(at: float, kind: str, name: str, merge: dict[str, Any]) -> dict[str, Any]:
+    """An entry of the timeline: a merge patch of an object in the operator's namespace."""
+    return {"at": at, "patch": {"kind": kind, "namespace": "dpf-operator-system", "name": name, "merge": merge}}
 
 
 def outcome(run: Run) -> dict[str, object]:
