@@ -1,22 +1,12 @@
-"""Known issues of DPF v25.4 and how a run shows that it met one; `python -m scenarios.known_issues` prints the page.
-
-An entry joins what stands in three places: a scenario of the library that shows the symptom, a rule of `check` that
-flags it beforehand, a wart of `controllers/warts.py` with the policy that fixes it. `shows` is the detection: a function
-over what a finished run knows. The rows are those of provisioning.md 10 and 10.1, and warts with a policy.
-"""
+"""How a finished run shows that it met a known issue of `known_issues_table`. `SHOWS` is the table of detections."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from controllers.warts import WARTS
-from scenarios import known_issues_table as table
-from scenarios.known_issues_table import ISSUES, NOT_SHOWN, KnownIssue
+from scenarios.known_issues_table import ISSUES
 from scenarios.measure import unavailability
 from scenarios.result import Run
 from twin.model.core import DpfOperatorConfig, Event, Node, Pod
@@ -26,7 +16,6 @@ from twin.model.services import DpuDeployment
 from twin.sim.trace import BUDGET, PhaseRow
 
 T = TypeVar("T", bound=Object)
-LIBRARY: Final = Path(__file__).with_name("library")
 
 
 def met(run: Run) -> list[str]:
@@ -186,7 +175,8 @@ def _stale_labels(e: Evidence) -> bool:
         owner = next((sets[r.uid] for r in dpu.metadata.owner_references if r.uid in sets), None)
         cluster = owner.spec.dpu_template.spec.cluster if owner is not None else None
         wanted = cluster.node_labels if cluster is not None else {}
-        if owner is not None and any("dpu.nvidia.com" not in k and k not in wanted for k in dpu.spec.cluster.node_labels):
+        theirs = [k for k in dpu.spec.cluster.node_labels if "dpu.nvidia.com" not in k]
+        if owner is not None and any(k not in wanted for k in theirs):
             return True
     return False
 
@@ -271,68 +261,3 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
         condition_status(n.status.conditions, "InvalidDPUDetails") == "True" for n in e.all(DpuNode) if n.status),
 }
 """Reference -> did this run meet it? An issue without an entry leaves no mark that a run could be told by."""
-
-
-# --- the page
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """A scenario file's header."""
-
-    name: str
-    covers: str
-    scenario: str
-    expect: str
-
-
-def story(name: str) -> Story:
-    """Raises: ValueError, OSError."""
-    head = [line[2:] for line in (LIBRARY / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[:3]]
-    parts = [line.partition(": ") for line in head]
-    if [p[0] for p in parts] != ["Covers", "Scenario", "Expect"]:
-        raise ValueError(f"{name}: the header is Covers, Scenario, Expect")
-    return Story(name, *(p[2] for p in parts))
-
-
-def policies_of(issue: KnownIssue) -> list[str]:
-    """The policies that fix this issue's warts."""
-    return list(dict.fromkeys(w.policy for w in WARTS if w.id in issue.warts and w.policy))
-
-
-def page() -> str:
-    """docs/known-issues.md."""
-    rows = [f"| {i.ref} | {i.symptom} | {_links(i.scenarios)} | {_code(i.rules)} | {_code(policies_of(i))} "
-            f"| {'yes' if i.ref in SHOWS else 'no'} |" for i in ISSUES]
-    return "\n".join([
-        *table.HEAD,
-        "| reference | symptom | scenario | `check` rule | policy | named in reports |", "|---|---|---|---|---|---|",
-        *rows, "", "## One by one", "",
-        *(line for issue in ISSUES for line in _section(issue)),
-        "## Not shown here", "", "| reference | why |", "|---|---|",
-        *(f"| {ref} | {why} |" for ref, why in NOT_SHOWN.items()), ""])
-
-
-def _section(issue: KnownIssue) -> Iterable[str]:
-    yield f"### {issue.ref}"
-    yield ""
-    yield f"{issue.symptom[0].upper()}{issue.symptom[1:]}."
-    yield f"Source: {issue.source}." + (f" Way out: {issue.way_out}." if issue.way_out else "")
-    yield ""
-    for name in issue.scenarios:
-        of = story(name)
-        yield f"- `{name}`: {of.scenario}"
-        yield f"  {of.expect}"
-    yield ""
-
-
-def _links(names: Iterable[str]) -> str:
-    return ", ".join(f"[{n}](../scenarios/library/{n}.yaml)" for n in names) or "-"
-
-
-def _code(names: Iterable[str]) -> str:
-    return ", ".join(f"`{n}`" for n in names) or "-"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(page())

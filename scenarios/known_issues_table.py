@@ -1,4 +1,4 @@
-"""The table of known issues of DPF v25.4 that provisioning meets; `scenarios.known_issues` reads and prints it."""
+"""The table of known issues of DPF v25.4 in provisioning; `known_issues` detects, `known_issues_page` prints them."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ ISSUES: Final[tuple[KnownIssue, ...]] = (
            way_out="edit the DPUDeployment"),
 
     _wart("bfb-error-parks-dpus", "a BFB that cannot be downloaded holds all its DPUs in Pending",
-          "wart-bfb-error-parks-dpus wart-bfb-not-on-server fault-image-server-down", row=1, rules="image-unreachable", warts="-",
-          way_out="delete the BFB and make it anew"),
+          "wart-bfb-error-parks-dpus wart-bfb-not-on-server fault-image-server-down", row=1, warts="-",
+          rules="image-unreachable", way_out="delete the BFB and make it anew"),
     _wart("bfb-unreadable-version-loop", "a BFB whose versions cannot be read stays in Downloading and complains "
           "every 5 s", "wart-bfb-unreadable-version-loop", row=1),
     _wart("dms-pod-not-recreated", "a lost DMS pod is not made again; everything that needs it fails",
@@ -178,7 +178,7 @@ NOT_SHOWN: Final[dict[str, str]] = {
 HEAD: Final = (
     "# Known issues of DPF v25.4 that the twin reproduces",
     "",
-    "<!-- Generated: python -m scenarios.known_issues > docs/known-issues.md -->",
+    "<!-- Generated: python -m scenarios.known_issues_page > docs/known-issues.md -->",
     "",
     "Upstream's behaviour is the default of every rehearsal.",
     "Each row has a scenario whose expectations hold only while the symptom is there;",

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from scenarios.base import Scenario
-from scenarios.known_issues import LIBRARY
+from scenarios.known_issues_page import LIBRARY
 from scenarios.load import load_scenario
 from scenarios.result import Run
 from scenarios.story import Story

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scenarios.known_issues import story as header
+from scenarios.known_issues_page import story as header
 from tests.scenarios.library_runs import NAMES, play, scenario
 from twin.sim.clock import ns
 

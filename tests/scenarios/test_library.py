@@ -6,7 +6,7 @@ import pytest
 
 from controllers.warts import POLICIES
 from scenarios.base import ACTIONS
-from scenarios.known_issues import story
+from scenarios.known_issues_page import story
 from tests.scenarios.library_runs import NAMES, path, play, run, scenario
 from twin.model.faults import FAULTS, LASTING, kind_name
 

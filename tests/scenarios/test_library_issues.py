@@ -8,7 +8,8 @@ import pytest
 
 from controllers.warts import POLICIES, WARTS
 from scenarios.check import RULES, check_scenario
-from scenarios.known_issues import SHOWS, page, policies_of
+from scenarios.known_issues import SHOWS
+from scenarios.known_issues_page import page, policies_of
 from scenarios.known_issues_table import ISSUES, KnownIssue
 from tests.scenarios.library_runs import NAMES, run, scenario
 
@@ -25,7 +26,7 @@ def meets(issue: KnownIssue, name: str) -> bool:
 
 
 def test_the_page_is_what_the_table_says() -> None:
-    assert page() == PAGE.read_text(encoding="utf-8"), "python -m scenarios.known_issues > docs/known-issues.md"
+    assert page() == PAGE.read_text(encoding="utf-8"), "python -m scenarios.known_issues_page > docs/known-issues.md"
 
 
 @pytest.mark.parametrize("issue", ISSUES, ids=refs)
