@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
 from twin.backends.base import ApiError, Unavailable, View
+from twin.model.kinds import KINDS
 from twin.model.meta import Key, Object
 from twin.runtime.reconcile import Mapper, Predicate, Reconciler, Watch
 from twin.sim.clock import SECOND
@@ -386,7 +387,10 @@ def _path(what: Any) -> str:
     elif isinstance(what, Object):
         kind, key = type(what), what.key
     else:
-        return ""
+        meta = what.get("metadata") or {}
+        kind, key = KINDS.get(what.get("kind", "")), Key(meta.get("namespace", ""), meta.get("name", ""))
+        if kind is None:
+            return ""
     root = f"/apis/{kind.GROUP}/{kind.VERSION}" if kind.GROUP else f"/api/{kind.VERSION}"
     space = f"/namespaces/{key.namespace}" if key.namespace else ""
     return f"{root}{space}/{kind.PLURAL}" + (f"/{key.name}" if key.name else "")
