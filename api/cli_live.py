@@ -66,7 +66,7 @@ def live(
                                          metavar="NAME")] = "",
     lab: Annotated[bool, typer.Option("--lab", help="The lab on this machine")] = False,
     folder: Dir = "",
-    shadow: Annotated[bool, typer.Option("--shadow", help="Decide and log what would be written; touch nothing")] = False,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Decide, log what would be written, touch nothing")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
     controllers: Annotated[str, typer.Option("--controllers", help="Only these, e.g. bfb,dpuset",
                                              metavar="LIST")] = "",
@@ -91,3 +91,22 @@ def live(
         controllers=tuple(c.strip() for c in controllers.split(",") if c.strip()), policies=tuple(policies),
         namespace=namespace, volume=volume, listen=listen, webhooks=webhooks, out=out, log_format=log_format,
         until_s=until_seconds(until), quiet=quiet)))
+
+
+@app.command("diff-runs")
+def diff_runs(
+    a: Annotated[str, typer.Argument(help="A run folder", metavar="A")],
+    b: Annotated[str, typer.Argument(help="Another", metavar="B")],
+    output: Output = "table",
+) -> None:
+    """Where two runs differ: phase sequences, conditions, final objects, durations. Exit code 1 if they do."""
+    from pathlib import Path
+
+    from api.output import document
+    from reports.diff_runs import diff, text
+    from reports.folder import read
+
+    check_output(output)
+    found = diff(read(Path(a)), read(Path(b)))
+    typer.echo(document(found.document(), output) if output in ("json", "yaml") else text(found, a, b), nl=False)
+    raise typer.Exit(0 if found.same else 1)

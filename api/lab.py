@@ -69,8 +69,8 @@ def up(request: LabRequest) -> int:
             "racks": 1, "hosts_per_rack": request.hosts, "dpus_per_host": request.dpus_per_host},
             "image_servers": [{"name": "bfb", "url": "http://bfb.example.com/", "bandwidth_bytes_per_s": "1.25GB"}]})
     lab = open_lab(request.folder, quiet=request.quiet)
-    start(lab, Plan(fleet=fleet, profile=Loader().profile(request.timing, Path(), ()), seed=request.seed, speed=request.speed,
-                    netns=request.netns))
+    profile = Loader().profile(request.timing, Path(), ())
+    start(lab, Plan(fleet=fleet, profile=profile, seed=request.seed, speed=request.speed, netns=request.netns))
     _print(lab.status(), request.output)
     if not request.quiet:
         status = lab.status()
@@ -87,11 +87,11 @@ def start(lab: Lab, plan: Plan, *, registered_s: float = REGISTERED_S) -> dict[s
     """
     from dataclasses import replace
 
-    from twin.backends.lab.lab import LabError, on_loopback
+    from twin.backends.lab.lab import LabError
     from twin.model.kinds import KINDS
     from twin.model.schema import crd, has_crd
 
-    plan = replace(plan, fleet=on_loopback(plan.fleet))
+    plan = replace(plan, fleet=on_free_loopback(plan.fleet))
     crds = [crd(kind) for kind in KINDS.values() if has_crd(kind)] + neighbour_crds()
     lab.up(plan.fleet, crds, speed=plan.speed, netns=plan.netns, program=lambda lab: _program(lab, plan))
     deadline = time.monotonic() + registered_s
@@ -103,6 +103,33 @@ def start(lab: Lab, plan: Plan, *, registered_s: float = REGISTERED_S) -> dict[s
             raise LabError(f"the emulated hosts did not start: {words}")
         time.sleep(0.05)
     return lab.status()
+
+
+def on_free_loopback(fleet: Fleet) -> Fleet:
+    """Each host with a loopback address of its own: 127.1.0.1, 127.1.0.2, ..., or 127.2.0.1, ... beside another lab.
+
+    Raises: LabError when every range is taken.
+    """
+    from dataclasses import replace
+
+    from twin.backends.lab.control_plane import ensure_free
+    from twin.backends.lab.kubelet import PORT
+    from twin.backends.lab.lab import LabError, on_loopback
+    from twin.backends.lab.processes import ProcessFailed
+    from twin.model.fleet import DMS_PORT
+
+    usual = on_loopback(fleet)
+    for second in range(1, 200):
+        made = replace(usual, hosts=tuple(
+            replace(h, ip=h.ip.replace("127.1.", f"127.{second}.", 1)) for h in usual.hosts))
+        try:
+            for host in made.hosts:
+                ensure_free(DMS_PORT, host.ip)
+                ensure_free(PORT, host.ip)
+            return made
+        except ProcessFailed as error:
+            taken = str(error)
+    raise LabError(f"no loopback addresses are free for the hosts: {taken}")
 
 
 def _program(lab: Lab, plan: Plan) -> Sequence[str]:

@@ -298,7 +298,7 @@ class LabProgram:
     def _beating(self) -> Iterator[tuple[Cluster, list[str]]]:
         machines = self.hardware.machines
         up = [n for n in machines.names() if (m := machines.machine(n)) is not None and m.up]
-        yield self.cluster, up
+        yield self.cluster, list(dict.fromkeys([*up, *(n.name for n in self.plan.fleet.control_plane)]))
         with self._lock:
             planes = list(self._planes.values())
         for plane, cluster in planes:

@@ -111,7 +111,10 @@ class Recorder:
     def told(self, call: Call) -> None:
         """A backend's verb was answered."""
         with self._lock:
-            self.latencies.setdefault(call.verb, []).append(call.seconds)
+            verb = f"{call.cluster} {call.verb}" if call.cluster else call.verb
+            if not call.kind and verb == "get":
+                verb = "get_command"  # DMS Get, not an API server's
+            self.latencies.setdefault(verb, []).append(call.seconds)
             if call.kind and call.verb not in ("get", "list"):
                 self.trace.write(self.now_ns, call.controller, call.verb, call.cluster, call.kind, call.key.namespace,
                                  call.key.name, call.version, call.outcome)

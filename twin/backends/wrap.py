@@ -197,7 +197,9 @@ class WrappedDms(Wrapped):
                      budget_s: float | None = None) -> Operation:
         """`reboot_status` every `every_s`. See `twin.backends.base.Dms`."""
         from twin.runtime.backstage import LiveOperation
+        began = time.monotonic()
         made = LiveOperation(f"reboot-ended {target.ip}")
+        made.op.callbacks.append(lambda done: self._told("reboot_ended", (target,), began, done.error))
         ends = None if budget_s is None else self._clock.now() + budget_s
 
         def turn(_: Operation) -> None:
