@@ -136,6 +136,10 @@ def rehearse(
     record: Annotated[str, typer.Option("--record", help="trace,objects or none; default: both up to 1,000 DPUs",
                                         metavar="WHAT")] = "",
     no_report: Annotated[bool, typer.Option("--no-report", help="Summary only: no figures, tables, timeline")] = False,
+    world: Annotated[str, typer.Option("--world", help="sim, or lab: real API servers, DMS and netlink",
+                                       metavar="WORLD")] = "sim",
+    speed: Annotated[float, typer.Option("--speed", help="With --world lab: emulated hardware runs so many times as "
+                                                         "fast", metavar="N")] = 60.0,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress line on stderr")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -145,12 +149,18 @@ def rehearse(
     from api.rehearse import rehearse as run
 
     check_output(output)
-    code = run(Request(
+    if world not in ("sim", "lab"):
+        raise Refused(f"--world: must be sim or lab (got {world})")
+    request = Request(
         scenario=scenario, manifests=manifests, fleet=fleet, variables=assignments(variables), policies=tuple(policies),
         out=out, seed=seed, replications=replications, jobs=jobs, timing=timing or None, until_s=until_seconds(until),
         record=record, report=not no_report, progress=not no_progress and not quiet, quiet=quiet, verbose=verbose,
-        output=output))
-    raise typer.Exit(code)
+        output=output)
+    if world == "lab":
+        from api.rehearse_lab import rehearse as in_lab
+
+        raise typer.Exit(in_lab(request, speed))
+    raise typer.Exit(run(request))
 
 
 @app.command()

@@ -146,11 +146,11 @@ def neighbour_crds() -> list[dict[str, Any]]:
 
     out = []
     for kind in (core.NodeMaintenance, core.TenantControlPlane, core.Certificate, core.CertificateRequest):
-        names = {"kind": kind.KIND, "plural": kind.PLURAL, "singular": kind.KIND.lower(), "listKind": f"{kind.KIND}List"}
+        names = {"kind": kind.KIND, "plural": kind.PLURAL, "singular": kind.KIND.lower(),
+                 "listKind": f"{kind.KIND}List"}
         out.append({
             "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": {"name": f"{kind.PLURAL}.{kind.GROUP}", **(
-                {"annotations": {"api-approved.kubernetes.io": "unapproved"}} if kind.GROUP.endswith("k8s.io") else {})},
+            "metadata": {"name": f"{kind.PLURAL}.{kind.GROUP}"},
             "spec": {"group": kind.GROUP, "names": names, "scope": "Namespaced" if kind.NAMESPACED else "Cluster",
                      "versions": [{"name": kind.VERSION, "served": True, "storage": True, "schema": {
                          "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},

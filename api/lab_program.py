@@ -71,7 +71,8 @@ class LabProgram:
         self.backstage = Backstage(self._bug)
         self.volume = lab.folder / VOLUME
         self.volume.mkdir(exist_ok=True)
-        self.cluster = open_cluster(Path(lab.status()["kubeconfig"]), qps=0, say=lambda line: log("informer", said=line))
+        self.cluster = open_cluster(Path(lab.status()["kubeconfig"]), qps=0,
+                                    say=lambda line: log("informer", said=line))
         self.kube = LiveKube(self.cluster, "lab")
         timing = Timing(plan.profile, plan.seed)
         self.timing = timing
@@ -208,8 +209,9 @@ class LabProgram:
     def _issue(self, certificate: Any, revision: int) -> dict[str, str]:
         """cert-manager, with the lab's authority."""
         spec = certificate.spec
-        return self._data(issue(self._ca, str(spec.get("commonName") or certificate.metadata.name),
-                                addresses=tuple(spec.get("ipAddresses") or ()), names=tuple(spec.get("dnsNames") or ())))
+        return self._data(issue(
+            self._ca, str(spec.get("commonName") or certificate.metadata.name),
+            addresses=tuple(spec.get("ipAddresses") or ()), names=tuple(spec.get("dnsNames") or ())))
 
     def _client_secret(self) -> None:
         """The client certificate that the operator's manifests have cert-manager issue (provisioning.md 3.2)."""

@@ -1,4 +1,4 @@
-"""Before anything is owned: what the server serves, what we may do there, who else is at work, what may be disrupted."""
+"""Before anything is owned: what is served, what we may do, who else is at work, what may be disrupted."""
 
 from __future__ import annotations
 
@@ -87,10 +87,9 @@ def check_access(cluster: Cluster, config: Config) -> None:
         return
     missing = []
     for group, resource, verbs in NEEDS:
-        for verb in verbs if config.lead else ("get", "list", "watch"):
-            if config.lead or ("/" not in resource and verb in verbs):
-                if not any(_allows(rule, group, resource, verb) for rule in rules):
-                    missing.append(f"{verb} {resource}" + (f".{group}" if group else ""))
+        wanted = verbs if config.lead else [v for v in ("get", "list", "watch") if v in verbs and "/" not in resource]
+        missing += [f"{verb} {resource}" + (f".{group}" if group else "") for verb in wanted
+                    if not any(_allows(rule, group, resource, verb) for rule in rules)]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise Refused(f"{cluster.connection.server}: no permission to {', '.join(missing[:5])}{more}; "

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from twin.runtime.live import LiveRunner
 
 if TYPE_CHECKING:
     from api.live import Live
@@ -21,6 +23,21 @@ WORKQUEUE_S: Final = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100
 RECONCILE_S: Final = (.005, .01, .025, .05, .1, .15, .2, .25, .3, .35, .4, .45, .5, .6, .7, .8, .9, 1, 1.25, 1.5, 1.75,
                       2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10, 15, 20, 25, 30, 40, 50, 60)
 OPERATION_S: Final = (.001, .005, .025, .1, .5, 1, 5, 15, 60, 180, 600, 1800)
+
+Read = Callable[[LiveRunner], float]
+UNFINISHED: Final = "How long in seconds work is in progress that was not observed by work_duration"
+LONGEST: Final = "How long in seconds has the longest running processor for workqueue been running"
+UNCHANGED: Final = "Polls answered without a pass: nothing they read had changed"
+GAUGES: Final[tuple[tuple[str, str, Read], ...]] = (
+    ("workqueue_depth", "Current depth of workqueue", lambda r: r.depth),
+    ("workqueue_unfinished_work_seconds", UNFINISHED, lambda r: r.unfinished_s),
+    ("workqueue_longest_running_processor_seconds", LONGEST, lambda r: r.longest_s),
+)
+COUNTERS: Final[tuple[tuple[str, str, Read], ...]] = (
+    ("workqueue_adds", "Total number of adds handled by workqueue", lambda r: r.adds),
+    ("workqueue_retries", "Total number of retries handled by workqueue", lambda r: r.retries),
+    ("dpf_twin_polls_unchanged", UNCHANGED, lambda r: r.skipped),
+)
 
 
 class Metrics:
@@ -58,7 +75,7 @@ class Metrics:
                 self.reconciles.labels(runner.name, result)
             self.errors.labels(runner.name)
             self.terminal.labels(runner.name)
-        self.registry.register(self)  # type: ignore[arg-type]
+        self.registry.register(self)
         process.observers.append(self._passed)
         process.requests.append(self._requested)
         process.calls.append(self._called)
@@ -66,23 +83,12 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """What is read off the process when somebody asks."""
         runners = [r for m in self._process.managers.values() for r in m.runners]
-        gauges = (
-            ("workqueue_depth", "Current depth of workqueue", lambda r: r.depth),
-            ("workqueue_unfinished_work_seconds", "How long in seconds work is in progress that was not observed by "
-             "work_duration", lambda r: r.unfinished_s),
-            ("workqueue_longest_running_processor_seconds", "How long in seconds has the longest running processor "
-             "for workqueue been running", lambda r: r.longest_s),
-        )
-        for name, text, value in gauges:
+        for name, text, value in GAUGES:
             family = GaugeMetricFamily(name, text, labels=["name", "controller"])
             for runner in runners:
                 family.add_metric([runner.name, runner.name], value(runner))
             yield family
-        for name, text, count in (("workqueue_adds", "Total number of adds handled by workqueue", lambda r: r.adds),
-                                  ("workqueue_retries", "Total number of retries handled by workqueue",
-                                   lambda r: r.retries),
-                                  ("dpf_twin_polls_unchanged", "Polls answered without a pass: nothing they read had "
-                                   "changed", lambda r: r.skipped)):
+        for name, text, count in COUNTERS:
             counter = CounterMetricFamily(name, text, labels=["name", "controller"])
             for runner in runners:
                 counter.add_metric([runner.name, runner.name], count(runner))

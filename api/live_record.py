@@ -123,6 +123,10 @@ class Recorder:
         with self._lock:
             self.trace.device(self.now_ns, change, host, dpu, plain(detail))
 
+    def fault(self, kind: str, target: str, began: bool) -> None:
+        with self._lock:
+            self.trace.fault(self.now_ns, kind, target, began)
+
     def locked(self) -> threading.RLock:
         """Held by whoever reads the trace while the run goes on."""
         return self._lock

@@ -1,4 +1,4 @@
-"""The admission webhooks over HTTPS: AdmissionReview v1 in, the same `decide` functions as in a simulation, a patch out.
+"""The admission webhooks over HTTPS: AdmissionReview v1 in, a patch out, and in between the simulation's `decide`.
 
 One server answers for all webhooks, as upstream's manager does. It answers whether or not this process leads.
 """

@@ -192,7 +192,8 @@ def _stays(of: History, end_s: float) -> dict[str, list[float]]:
 def text(found: Difference, a: str, b: str) -> str:
     """For people."""
     lines = [f"A {a}", f"B {b}", ""]
-    for heading, entries in (("phases", found.phases), ("conditions", found.conditions), ("final objects", found.objects)):
+    for heading, entries in (("phases", found.phases), ("conditions", found.conditions),
+                             ("final objects", found.objects)):
         lines.append(f"{heading}: " + ("same" if not entries else f"{len(entries)} differ"))
         lines += [f"  {entry}" for entry in entries]
     rows = [(d["phase"], _seconds(d["a"]), _seconds(d["b"])) for d in found.durations]
