@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 from api.live_log import Log
 from api.live_record import NEIGHBOURS, WATCHED, Recorder, fleet_of
+from api.live_shadow import ShadowClusters, ShadowHands, ShadowKube, ShadowMemory, Would
 from controllers import CONTROLLERS
 from twin.backends.base import Backends, KubeApi, Settings
 from twin.backends.bfb import LiveVolume
@@ -49,6 +50,8 @@ class Config:
     volume: Path = Path("/bfb")
     identity: str = ""
     rules: Rules = field(default_factory=Rules)
+    shadow: bool = False
+    """Decide and log, touch nothing."""
     lead: bool = True
     """False: no lease is asked for (shadow, tests)."""
     qps: float = 20.0
@@ -87,6 +90,7 @@ class Live:
         self.calls: list[Callable[[Call], None]] = []
         self._stop = threading.Event()
         self._backstage = Backstage(self._bug)
+        self._would = Would(log)
         self.elector = Elector(Key(config.settings.namespace, LEASE), config.identity, config.rules)
         self.lease_cluster = self._open(0.0, 0)
         self._volume = LiveVolume(config.volume, careful="checked-downloads" in config.policies,
@@ -136,7 +140,8 @@ class Live:
 
     def _manager(self, name: str) -> LiveManager:
         cluster = self._open(self.config.qps, self.config.burst)
-        manager = LiveManager(name, cluster, LiveMemory(self._bug), Readers())
+        memory = ShadowMemory(self._bug, self._would) if self.config.shadow else LiveMemory(self._bug)
+        manager = LiveManager(name, cluster, memory, Readers())
         cluster.cache.touched = manager.readers.touched
         manager.memory.touched = manager.readers.touched
         manager.memory.read = manager.readers.read
@@ -157,6 +162,16 @@ class Live:
         kube.reads = manager.readers.read
         manager.kubes += [kube, background]
         agent = self._agent(manager)
+        if config.shadow:
+            would = self._would
+            return Backends(
+                kube=cast(KubeApi, ShadowKube(kube, controller, ears, would)),
+                background=cast(KubeApi, ShadowKube(background, controller, ears, would)),
+                clusters=ShadowClusters(self._clusters, controller, ears, would),
+                dms=cast(Any, ShadowHands(self._dms, controller, would)),
+                agent=cast(Any, ShadowHands(agent, controller, would)),
+                volume=cast(Any, ShadowHands(self._volume, controller, would)),
+                memory=manager.memory, clock=stage, policies=config.policies, settings=config.settings)
         return Backends(
             kube=cast(KubeApi, WrappedKube(kube, controller, ears)),
             background=cast(KubeApi, WrappedKube(background, controller, ears)),

@@ -83,7 +83,7 @@ def configure(request: LiveRequest) -> Config:
     return Config(
         kubeconfig=kubeconfig, context=request.context or None, controllers=chosen(request.controllers),
         policies=policies(request.policies), settings=Settings(namespace=request.namespace), volume=volume,
-        identity=f"{socket.gethostname()}_{uuid.uuid4()}", lead=not request.shadow)
+        identity=f"{socket.gethostname()}_{uuid.uuid4()}", lead=not request.shadow, shadow=request.shadow)
 
 
 def _where(request: LiveRequest) -> tuple[Path | None, Path]:
