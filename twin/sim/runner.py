@@ -74,7 +74,7 @@ class BackgroundMeter(Meter):
         self.reads = _Unread()
 
     @property
-    def cost_ns(self) -> int:  # type: ignore[override]
+    def cost_ns(self) -> int:
         return 0
 
     @cost_ns.setter
