@@ -41,10 +41,7 @@ class Webhooks:
 
     def watches(self, kind: type[Object]) -> bool:
         """Is there a webhook for this kind?"""
-        for hook in self.hooks:
-            if hook.kind is kind:
-                return True
-        return False
+        return kind in [hook.kind for hook in self.hooks]
 
     def call(self, kind: type[Object], operation: str, mutating: bool, obj: Json, old: Json | None,
              reader: Lister | None) -> Json:

@@ -141,9 +141,7 @@ class Cache:
                 return
             if new is None and old.metadata.uid != last.metadata.uid:
                 return
-        elif new is None:
-            return
-        elif (stored := self.server.table(resource).get(key)) is None or (
+        elif new is None or (stored := self.server.table(resource).get(key)) is None or (
                 stored.metadata.uid != new.metadata.uid):
             return
         readers = informer.readers
@@ -202,14 +200,15 @@ def _mapped(objects: Mapping[Key, Object], reconciler: Reconciler, to: Mapper | 
     found: dict[Key, None] = {}
     for obj in list(objects.values()):
         if when is None or when(obj, obj):
-            found.update(dict.fromkeys(to(reconciler, obj)))
+            for woken in to(reconciler, obj):
+                found[woken] = None
             if alike:
                 break
     return found
 
 
 class RateLimit:
-    """client-go's token bucket, shared by a process's requests: `wait_ns(now)` reserves one and says how long to wait."""
+    """client-go's token bucket, shared by a process's requests: `wait_ns(now)` takes one and says how long to wait."""
 
     __slots__ = ("_burst_ns", "_interval_ns", "_next")
 
@@ -221,13 +220,14 @@ class RateLimit:
     def wait_ns(self, now: int) -> int:
         if not self._interval_ns:
             return 0
-        self._next = max(self._next, now - self._burst_ns) + self._interval_ns
-        return max(0, self._next - now)
+        first, oldest = self._next, now - self._burst_ns
+        self._next = soonest = (first if first > oldest else oldest) + self._interval_ns
+        return soonest - now if soonest > now else 0
 
 
 @dataclass(frozen=True, slots=True)
 class ApiCosts:
-    """What requests cost their caller, in ns. `list_object_ns` is the processor time a cached list spends per object."""
+    """What requests cost their caller, in ns. `list_object_ns` is the processor time of a cached list per object."""
 
     read_ns: int = 0
     write_ns: int = 0
@@ -303,13 +303,13 @@ class SimKube:
     # --- writes
 
     def create(self, obj: T) -> T:
-        return cast(T, self._write("create", "Post", obj, self._server.create, (obj,)))
+        return self._write("create", "Post", obj, self._server.create, (obj,))  # type: ignore[no-any-return]
 
     def update(self, obj: T) -> T:
-        return cast(T, self._write("update", "Put", obj, self._server.update, (obj,)))
+        return self._write("update", "Put", obj, self._server.update, (obj,))  # type: ignore[no-any-return]
 
     def update_status(self, obj: T) -> T:
-        return cast(T, self._write("status", "Put", obj, self._server.update_status, (obj,)))
+        return self._write("status", "Put", obj, self._server.update_status, (obj,))  # type: ignore[no-any-return]
 
     def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], *, status: bool = False,
               resource_version: str = "") -> T:
@@ -350,8 +350,8 @@ class SimKube:
         if server.flaky is not None and server.flaky[0]():
             if server.flaky[1]:
                 do(*arguments, meter.controller, now + meter.cost_ns)
-            raise TimedOut(f"{method} {server.url}{_path(what)}: the server was unable to return a response in the time "
-                           "allotted, but may still be processing the request")
+            raise TimedOut(f"{method} {server.url}{_path(what)}: the server was unable to return a response in the "
+                           "time allotted, but may still be processing the request")
         result = do(*arguments, meter.controller, now + meter.cost_ns)
         if meter.on_effect is not None:
             meter.after(verb)

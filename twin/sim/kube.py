@@ -253,7 +253,7 @@ class ApiServer:
         meta = obj.metadata
         key = Key(meta.namespace, meta.name)
         table = self.table(resource)
-        old = cast("T | None", table.get(key))
+        old: T | None = table.get(key)  # type: ignore[assignment]
         if old is None:
             raise not_found(resource, key)
         was = old.metadata
@@ -499,8 +499,8 @@ class ApiServer:
         """How long a write that arrives now waits for those before it (the server stores one at a time)."""
         if not self.write_ns:
             return 0
-        start = max(self._written_at, now)
-        self._written_at = start + self.slowed(self.write_ns)
+        start = self._written_at if self._written_at > now else now
+        self._written_at = start + (self.write_ns if self.slowness == 1.0 else self.slowed(self.write_ns))
         return start - now
 
     # --- inside

@@ -76,6 +76,8 @@ class Manager:
         """Runners of earlier lives of this process, for their figures."""
         self.memory = Memory()
         self.caches: dict[str, Cache] = {}
+        self.on_effect = around.on_effect
+        self._meters: list[Meter] = []
         self._around = around
         self._index = index
 
@@ -89,11 +91,11 @@ class Manager:
         tokens: dict[Any, dict[Any, None]] = {}
         self.memory.touched = lambda token: touch(tokens, token)
         reconcilers: list[tuple[Runner, Reconciler]] = []
+        meters: list[Meter] = []
+        self._meters = meters
         for i, controller in enumerate(self.controllers):
             meter, background = Meter(controller.name), BackgroundMeter(controller.name)
-            if around.on_effect is not None:
-                hook = around.on_effect
-                meter.on_effect = background.on_effect = partial(hook, self.name)
+            meters += (meter, background)
             reconciler = controller.make(self._backends(meter, background, limit, tokens))
             runner = Runner(
                 around.env, reconciler, meter, index=self._index + i, workers=controller.workers,
@@ -101,11 +103,18 @@ class Manager:
                 on_crash=self.crash, on_pass=self._passed(controller.name), on_error=self._failed(controller.name))
             self.runners[controller.name] = runner
             reconcilers.append((runner, reconciler))
+        self.listen(self.on_effect)
         for runner, reconciler in reconcilers:
             for watch in reconciler.watches:
                 self.caches[""].watch(runner, reconciler, watch)
         if around.resync_ns:
             around.env.call_at(around.resync_ns, self._resync, self.starts)
+
+    def listen(self, hook: Callable[[str, str, bool], None] | None) -> None:
+        """From now on this fault hook hears of every effect of this process."""
+        self.on_effect = hook
+        for meter in self._meters:
+            meter.on_effect = None if hook is None else partial(hook, self.name)
 
     def stop(self) -> None:
         """The process is gone: memory, caches and queues with it. What it started in the world goes on."""
@@ -146,7 +155,7 @@ class Manager:
 
     def _passed(self, controller: str) -> Callable[[Key, int, int, int], None]:
         on_pass = self._around.on_pass
-        return lambda key, entered, start, end: on_pass(controller, key, entered, start, end)
+        return partial(on_pass, controller)
 
     def _failed(self, controller: str) -> Callable[[Key, str], None]:
         on_error = self._around.on_error

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import traceback
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
@@ -38,7 +39,7 @@ class Meter:
         self.controller = controller
         self.cost_ns = 0
         self.effects = 0
-        self.reads: list[tuple[dict[Any, dict[Any, None]], Any]] = []
+        self.reads: list[tuple[dict[Any, dict[Any, None]], Any]] | deque[tuple[dict[Any, dict[Any, None]], Any]] = []
         self.on_effect: Callable[[str, bool], None] | None = None
         """Fault hook: called before (False) and after (True) every effect with what it is."""
 
@@ -59,11 +60,6 @@ class Meter:
             self.on_effect(what, True)
 
 
-class _Unread(list[tuple[dict[Any, dict[Any, None]], Any]]):
-    def append(self, item: tuple[dict[Any, dict[Any, None]], Any], /) -> None:
-        pass
-
-
 class BackgroundMeter(Meter):
     """For background tasks: nobody waits for them, so nothing is charged and nothing they read is remembered."""
 
@@ -71,7 +67,7 @@ class BackgroundMeter(Meter):
 
     def __init__(self, controller: str) -> None:
         super().__init__(controller)
-        self.reads = _Unread()
+        self.reads = deque(maxlen=0)
 
     @property
     def cost_ns(self) -> int:
@@ -264,7 +260,7 @@ class Runner:
             self._placed(key)
 
     def _at_work(self, key: Key, start: int, end: int) -> None:
-        """The key is worked on from start to end: a timer of its own that fires until then brings it back at the end."""
+        """The key is worked on from start to end: its own timer, if it fires until then, brings it back at the end."""
         due = self.queue.due.get(key)
         if due is not None and due < end:
             self.queue.drop_timer(key)
@@ -272,7 +268,7 @@ class Runner:
                 self._redo[key] = end
 
     def _replay(self, limit: int) -> None:
-        """Pass over everything known unchanged that starts at or before `limit`; stop at a pass that must really run."""
+        """Pass over all known unchanged that starts at or before `limit`; stop at a pass that must really run."""
         if limit < self._quiet_until:
             return
         queue, free, memos, stats = self.queue, self._free, self._memo, self.stats
@@ -300,7 +296,8 @@ class Runner:
             memo = memos.get(key)
             if memo is None:
                 if start < self.env.now:
-                    raise AssertionError(f"{self.reconciler.name} {key}: pass due at {start} ns met at {self.env.now} ns")
+                    raise AssertionError(
+                        f"{self.reconciler.name} {key}: pass due at {start} ns met at {self.env.now} ns")
                 return
             line.popleft()
             del entered[key]
@@ -337,7 +334,8 @@ class Runner:
                 continue
             start = at if at > free else free
             memo = memos.get(candidate)
-            if start > limit or at >= others or memo is None or memo[1] != delay or busy.get(candidate, 0) > at:
+            if (start > limit or at >= others or memo is None or memo[1] != delay
+                    or (busy and busy.get(candidate, 0) > at)):
                 break
             key = candidate
             cost = memo[0]

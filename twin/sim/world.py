@@ -85,7 +85,7 @@ class World:
         self._by_address: dict[str, ApiServer] = {}
         self.errors: dict[tuple[str, str], tuple[int, str]] = {}
         """(controller, key) -> how often its passes failed and the last error: words for `pending`."""
-        self.effect_hook: Callable[[str, str, bool], None] | None = None
+        self._effect_hook: Callable[[str, str, bool], None] | None = None
 
         self.links = Links(env, lambda name, link, _, beyond: self.chronicle.transferred(name, link, beyond, env.now))
         controller_link = Link("controller uplink", fleet.network.controller_bytes_per_s)
@@ -193,6 +193,17 @@ class World:
 
     # --- what faults and timelines do
 
+    @property
+    def effect_hook(self) -> Callable[[str, str, bool], None] | None:
+        """Hears of (process, effect, is it over) of every controller; may raise Crash. None: nobody listens."""
+        return self._effect_hook
+
+    @effect_hook.setter
+    def effect_hook(self, hook: Callable[[str, str, bool], None] | None) -> None:
+        self._effect_hook = hook
+        for manager in self.managers.values():
+            manager.listen(hook)
+
     def retire(self, host: str) -> None:
         """The host is taken away for good: it goes dark and its Node object is deleted."""
         self.machines.retired[host] = None
@@ -220,6 +231,7 @@ class World:
         """Another process of this name acts beside the first one: both believe they lead."""
         first = self.managers[name]
         second = Manager(self._around, f"{name}-2", first.controllers, self._actor_index)
+        second.listen(self._effect_hook)
         self._actor_index += len(first.controllers)
         self.managers[f"{name}-{len(self.managers)}"] = second
         second.start()
@@ -348,8 +360,7 @@ class World:
             burst=int(t.limit("client_burst")), pass_ns=ns(t.sample("api-cache-pass")),
             resync_ns=ns(t.sample("resync")),
             settings=self.settings, policies=self.policies, collapse=self.options.collapse, on_pass=self._passed,
-            on_error=self._failed, on_effect=lambda process, what, over: (
-                self.effect_hook(process, what, over) if self.effect_hook is not None else None))
+            on_error=self._failed, on_effect=None)
 
     def _credentials(self, secret: Key) -> str:
         found = self.host_cluster.find(Secret, secret)
