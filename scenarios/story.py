@@ -62,7 +62,7 @@ class Story:
         timing = Timing(scenario.profile, seed)
         self.world = World(
             scenario.fleet, timing, trace, CONTROLLERS, webhooks=Webhooks(WEBHOOKS), policies=scenario.policies,
-            settings=Settings(seed=seed), options=options)
+            settings=Settings(seed=seed, cloud_init_s=timing.sample("cloud-init")), options=options)
         self.kubectl = Kubectl(self.world)
         self._people = 0
         self.last_step_s = max((s.at_s + (s.for_s or 0.0) for s in scenario.timeline), default=0.0)

@@ -6,6 +6,7 @@ Floor 2 never imports controllers: whoever joins the two (scenarios) passes the 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ class World:
         names = list(dict.fromkeys(c.manager for c in controllers))
         index = 0
         for name in names:
-            mine = [c for c in controllers if c.manager == name]
+            mine = [self._staffed(c) for c in controllers if c.manager == name]
             self.managers[name] = Manager(around, name, mine, index)
             index += len(mine)
         self._actor_index = index
@@ -338,6 +339,12 @@ class World:
         return joined
 
     # --- pieces
+
+    def _staffed(self, controller: Controller) -> Controller:
+        """With as many workers as the timing profile's limits give it."""
+        limits = self.timing.profile.limits
+        workers = limits.get(f"workers_{controller.name}", limits["workers_default"]).value
+        return dataclasses.replace(controller, workers=max(1, int(workers)))
 
     def _server(self, name: str, url: str) -> ApiServer:
         rate = self.timing.limit("api_server_writes_per_s")
