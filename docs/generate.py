@@ -244,12 +244,14 @@ def _count(profile: Any, basis: str) -> int:
 
 @cache
 def _texts() -> frozenset[str]:
-    """Every string constant of the code that a run executes; tables of names in `scenarios` read nothing."""
+    """Every string constant of the code that a run executes. In `scenarios`, which has tables of names: what calls get."""
     found: set[str] = set()
-    for folder in ("twin/sim", "twin/actors", "twin/model", "twin/runtime", "controllers"):
+    for folder in ("twin/sim", "twin/actors", "twin/model", "twin/runtime", "controllers", "scenarios"):
         for path in (ROOT / folder).rglob("*.py"):
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            found.update(n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+            if folder == "scenarios":
+                nodes = [argument for n in nodes if isinstance(n, ast.Call) for argument in n.args]
+            found.update(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
     return frozenset(found)
 
 
