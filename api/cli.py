@@ -283,4 +283,6 @@ def until_seconds(text: str, flag: str = "--until") -> float | None:
 from api import cli_live  # noqa: E402, F401  (registers `live`, `lab`, `diff-runs`)
 
 if __name__ == "__main__":
-    main()
+    from api.cli import main as entry  # verbs are registered in the module of this name
+
+    entry()

@@ -49,13 +49,14 @@ class Hardware:
 
     def __init__(self, fleet: Fleet, timing: Timing, *, identity: Callable[[Host], ServerIdentity], join: Join,
                  folder: Path, volume: Path, speed: float = 1.0, namespaces: Namespaces | None = None,
-                 say: Callable[[str], None] = lambda line: None) -> None:
+                 say: Callable[[str], None] = lambda line: None,
+                 observe: Callable[[str, str, str, str], None] | None = None) -> None:
         self.fleet = fleet
         self._join = join
         self._images = {_versions(f): f for s in fleet.image_servers for f in (s.files or {}).values()}
         env = TwinEnvironment()
         links = Links(env)
-        self.hosts = Hosts(env, timing, fleet.hosts, join=self._asked, collapse=False)
+        self.hosts = Hosts(env, timing, fleet.hosts, join=self._asked, observe=observe, collapse=False)
         self.volume = SimVolume(env, links, fleet.image_servers,
                                 bandwidth_bytes_per_s=fleet.volume.bandwidth_bytes_per_s)
         self.dms = SimDms(env, self.hosts, self.volume, links, timing, network=fleet.network, racks=fleet.racks,

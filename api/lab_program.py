@@ -61,7 +61,8 @@ PROXY: Final = "http_proxy"
 class LabProgram:
     """Everything of a lab that is neither an API server nor a controller under test."""
 
-    def __init__(self, lab: Lab, plan: Plan, log: Log) -> None:
+    def __init__(self, lab: Lab, plan: Plan, log: Log,
+                 observe: Callable[[str, str, str, str], None] | None = None) -> None:
         self.lab = lab
         self.plan = plan
         self.log = log
@@ -86,7 +87,7 @@ class LabProgram:
         self.hardware = Hardware(
             plan.fleet, timing, identity=self._identity, join=self.joins.ask, folder=lab.folder, volume=self.volume,
             speed=plan.speed, namespaces=lab.namespaces if plan.netns else None,
-            say=lambda line: log("hardware", said=line))
+            say=lambda line: log("hardware", said=line), observe=observe)
         self.proxy = ImageProxy(plan.fleet, speed=plan.speed)
 
     # --- life
@@ -257,6 +258,11 @@ class LabProgram:
         self.lab.control_planes().remove(name)
         if found is not None:
             found[1].close()
+
+    def clusters(self) -> dict[str, Cluster]:
+        """The DPU clusters' connections by the name of their control plane."""
+        with self._lock:
+            return {name: cluster for name, (_, cluster) in self._planes.items()}
 
     def _admin(self, server: str) -> KubeApi | None:
         """A client of the DPU cluster at this address."""

@@ -234,19 +234,16 @@ def _webhooks(process: Live, request: LiveRequest, log: Log) -> Iterator[Webhook
         return
     hooks = (*WEBHOOKS, *SERVICE_WEBHOOKS)
     address = _address(request.webhooks or "127.0.0.1:0", "--webhooks")
-    service = f"dpf-twin-webhooks.{request.namespace}.svc"
+    if address[0] == "0.0.0.0":
+        raise Refused("--webhooks: give the address under which the API server reaches this process")
     reader = LiveKube(process.cluster, "webhooks")
     try:
-        server = WebhookServer(hooks, cast(Any, reader), address, names=(service,))
+        server = WebhookServer(hooks, cast(Any, reader), address)
     except OSError as error:
         raise Refused(f"--webhooks: {address[0]}:{address[1]}: {(error.strerror or str(error)).lower()}") from None
     import base64
 
-    client: dict[str, Any] = {"caBundle": base64.b64encode(server.ca.encode()).decode()}
-    if request.lab or address[0] != "0.0.0.0":
-        client["url"] = server.url
-    else:
-        client["service"] = {"namespace": request.namespace, "name": "dpf-twin-webhooks", "port": 443}
+    client = {"caBundle": base64.b64encode(server.ca.encode()).decode(), "url": server.url}
     kube = LiveKube(process.lease_cluster, "dpf-twin")
     for manifest in configurations(hooks, client):
         kube.apply(manifest, "dpf-twin", force=True)

