@@ -244,7 +244,7 @@ def _count(profile: Any, basis: str) -> int:
 
 @cache
 def _texts() -> frozenset[str]:
-    """Every string constant of the code that a run executes. In `scenarios`, which has tables of names: what calls get."""
+    """Every string constant of the code that a run executes; in `scenarios`, with tables of names, what calls get."""
     found: set[str] = set()
     for folder in ("twin/sim", "twin/actors", "twin/model", "twin/runtime", "controllers", "scenarios"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -15,10 +15,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Final
 
-from twin.version import VERSION
-
-__version__ = VERSION
-
 _HOMES: Final = {
     "Bfb": "twin.model.provisioning",
     "Device": "twin.model.device",
