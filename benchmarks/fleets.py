@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,7 +33,7 @@ def fleet(hosts: int, dpus_per_host: int, *, clusters: int = 1, update: bool = F
         copy["spec"]["clusterEndpoint"]["keepalived"].update(vip=f"10.0.10.{10 + n}", virtualRouterID=10 + n)
         manifests.append(copy)
     per_rack = min(50, hosts)
-    scenario = {
+    scenario: dict[str, Any] = {
         "apiVersion": "dpf-twin/v1", "name": f"bench-{hosts * dpus_per_host}",
         "fleet": {"generate": {"racks": max(1, hosts // per_rack), "hosts_per_rack": per_rack,
                                "dpus_per_host": dpus_per_host}},
@@ -40,8 +41,8 @@ def fleet(hosts: int, dpus_per_host: int, *, clusters: int = 1, update: bool = F
     }
     if update:
         scenario["timeline"] = [
-            {"at": "24h", "apply": str(NEXT)},
-            {"at": "24h", "patch": {"kind": "DPUSet", "namespace": "dpf-operator-system", "name": "fleet",
+            {"at": "48h", "apply": str(NEXT)},
+            {"at": "48h", "patch": {"kind": "DPUSet", "namespace": "dpf-operator-system", "name": "fleet",
                                     "merge": {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "bf-bundle-2"}}}}}}},
         ]
     with tempfile.TemporaryDirectory() as folder:
