@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import typer
@@ -261,6 +262,24 @@ def is_read(name: str) -> bool:
     return name in texts or any(t in texts for t in (name.rpartition("_")[0] + "_",) if t != "_")
 
 
+# --- metrics
+
+
+def metrics() -> str:
+    """What `/metrics` of a live process serves. A process without controllers names everything too."""
+    from api.live_metrics import Metrics
+
+    elector = SimpleNamespace(key=SimpleNamespace(name=""), leading=False)
+    process: Any = SimpleNamespace(managers={}, observers=[], requests=[], calls=[], elector=elector)
+    rows = [(f"`{family.name}{'_total' if family.type == 'counter' else ''}`", family.type, family.documentation)
+            for family in sorted(Metrics(process).registry.collect(), key=lambda f: f.name)]
+    return (
+        "# Metrics of a live process\n\n"
+        "`dpf-twin live --listen ADDRESS:PORT` serves them at `/metrics`, with `/healthz` and `/readyz` beside it.\n"
+        "Names are those of controller-runtime, its work queue and its REST client; `dpf_twin_` marks ours.\n\n"
+        + table(("metric", "type", "says"), rows))
+
+
 # --- policies and warts, checks, stories
 
 
@@ -318,7 +337,7 @@ def library() -> str:
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "commands": commands, "scenario": scenario, "fleet": fleet, "timing": timing, "faults": faults,
-    "policies": policies, "checks": checks, "summary": summary, "library": library,
+    "policies": policies, "checks": checks, "summary": summary, "library": library, "metrics": metrics,
 }
 
 
