@@ -134,8 +134,9 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize("name", TEXT)
-def test_no_page_names_a_path_of_this_machine(name: str) -> None:
-    found = re.findall(r"(?<![\w.])/(?:work|tmp|root|home|mnt|usr)\b\S*|\bfile://\S*|\.\./shared\b", TEXT[name])
+def test_no_page_names_a_path_of_this_machine_or_the_workplace(name: str) -> None:
+    here = r"(?<![\w.])/(?:work|tmp|root|home|mnt|usr)\b\S*|\bfile://\S*|\.\./shared\b|(?i:\bworkplace\b)"
+    found = re.findall(here, TEXT[name])
     assert found == []
 
 
