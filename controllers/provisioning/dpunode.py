@@ -16,6 +16,7 @@ from twin.model.meta import (
     Key,
     Object,
     condition_status,
+    new_key,
     parse_time,
     replace,
     set_condition,
@@ -57,8 +58,7 @@ def _of_node(reconciler: DpuNodeReconciler, node: Object) -> Iterable[Key]:
 
 
 def _of_dpu(_: DpuNodeReconciler, dpu: Object) -> Iterable[Key]:
-    assert isinstance(dpu, Dpu)
-    return (Key(dpu.metadata.namespace, dpu.spec.dpu_node_name),)
+    return (new_key(Key, (dpu.metadata.namespace, dpu.spec.dpu_node_name)),)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
 from controllers.provisioning.selector import matches
-from twin.model.meta import Key, Object, condition
+from twin.model.meta import Key, Object, condition, new_key
 from twin.model.names import Label
 from twin.model.provisioning import Dpu, DpuDevice, DpuNode, DpuSet, DpuSetSpec, Phase
 
@@ -384,7 +384,7 @@ def seeded(seed: int) -> type[DpuSetView]:
 def _set_of(dpu: Dpu) -> Key | None:
     labels = dpu.metadata.labels
     name = labels.get(Label.DPUSET_NAME)
-    return None if name is None else Key(labels.get(Label.DPUSET_NAMESPACE, ""), name)
+    return None if name is None else new_key(Key, (labels.get(Label.DPUSET_NAMESPACE, ""), name))
 
 
 def _wanted(spec: DpuSetSpec, device: DpuDevice) -> bool:

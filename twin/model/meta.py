@@ -32,7 +32,8 @@ class Key(NamedTuple):
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
-_new = tuple.__new__  # what Key(...) does, without a call in between
+new_key = tuple.__new__
+"""`new_key(Key, (namespace, name))` is `Key(namespace, name)` without a call in between: for hot paths."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, gc=False):
@@ -82,7 +83,7 @@ class Object(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     @property
     def key(self) -> Key:
         meta = self.metadata
-        return _new(Key, (meta.namespace, meta.name))
+        return new_key(Key, (meta.namespace, meta.name))
 
     @property
     def deleting(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from twin.model.meta import Key, Object
+from twin.model.meta import Key, Object, new_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,13 @@ class Reconciler(Protocol):
 def owner_key(kind: type[Object]) -> Mapper:
     """Maps an object to its controlling owner of this kind (controller-runtime's `Owns`)."""
 
+    name, namespaced = kind.KIND, kind.NAMESPACED
+
     def to(_: Any, obj: Object) -> Iterable[Key]:
-        for ref in obj.metadata.owner_references:
-            if ref.controller and ref.kind == kind.KIND:
-                return (Key(obj.metadata.namespace if kind.NAMESPACED else "", ref.name),)
+        meta = obj.metadata
+        for ref in meta.owner_references:
+            if ref.controller and ref.kind == name:
+                return (new_key(Key, (meta.namespace if namespaced else "", ref.name)),)
         return ()
 
     return to

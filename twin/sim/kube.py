@@ -19,7 +19,7 @@ from twin.backends.base import ApiError
 from twin.model.core import ConfigMap, Event, Lease, Namespace, Node, ObjectReference, Pod, Secret, Service
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.merge import merge_json, merged
-from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, replace
+from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, new_key, replace
 from twin.model.schema import has_crd
 from twin.model.typed import as_sent, with_defaults
 from twin.sim import apply as ssa
@@ -251,7 +251,7 @@ class ApiServer:
         """
         resource = resource_of(obj)
         meta = obj.metadata
-        key = Key(meta.namespace, meta.name)
+        key = new_key(Key, (meta.namespace, meta.name))
         table = self.table(resource)
         old: T | None = table.get(key)  # type: ignore[assignment]
         if old is None:
