@@ -21,6 +21,9 @@ from twin.runtime.reconcile import DONE, Context, Result
 TOKEN_TYPE: Final = "bootstrap.kubernetes.io/token"
 TOKEN_NAMESPACE: Final = "kube-system"
 
+REPORT_S: Final = 10.0
+"""A kubelet that cannot reach its API server tries again with its next status update (nodeStatusUpdateFrequency)."""
+
 NO_CNI: Final = (
     "KubeletNotReady",
     ("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady "
@@ -103,7 +106,7 @@ class Joining(Actor):
         server = self._servers[key.name] = arm.server or self._servers.get(key.name, "")
         kube = self._connect(server) if server else None
         if kube is None:
-            return DONE
+            return Result(requeue_after_s=REPORT_S) if server else DONE
         node = kube.get(Node, key)
         if arm.kubelet_ready:
             self.forget(key, "node-lifecycle-grace")
