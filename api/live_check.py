@@ -25,40 +25,42 @@ RECENT_S: Final = 120.0
 """A field manager that wrote a status so lately is taken to be at work."""
 OURS: Final = frozenset({"dpf-twin", "kubectl", "kubectl-client-side-apply", "kubectl-edit", "kubectl-patch", "lab"})
 UPSTREAM_LEASE: Final = ("dpu.nvidia.com", "dpf", "doca")
-_WRITES: Final = ("get", "list", "watch", "create", "update", "patch", "delete")
 
 NEEDS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("provisioning.dpu.nvidia.com", "bfbs", ("get", "list", "watch", "update", "patch")),
-    ("provisioning.dpu.nvidia.com", "bfbs/status", ("update", "patch")),
-    ("provisioning.dpu.nvidia.com", "dpus", _WRITES),
-    ("provisioning.dpu.nvidia.com", "dpus/status", ("update", "patch")),
-    ("provisioning.dpu.nvidia.com", "dpusets", _WRITES),
-    ("provisioning.dpu.nvidia.com", "dpusets/status", ("update", "patch")),
-    ("provisioning.dpu.nvidia.com", "dpunodes", _WRITES),
-    ("provisioning.dpu.nvidia.com", "dpunodes/status", ("update", "patch")),
-    ("provisioning.dpu.nvidia.com", "dpudevices", _WRITES),
-    ("provisioning.dpu.nvidia.com", "dpuclusters", ("get", "list", "watch", "update", "patch")),
-    ("provisioning.dpu.nvidia.com", "dpuclusters/status", ("update", "patch")),
-    ("provisioning.dpu.nvidia.com", "dpuflavors", ("get", "list", "watch", "update", "patch")),
+    ("provisioning.dpu.nvidia.com", "bfbs", ("get", "list", "watch", "update")),
+    ("provisioning.dpu.nvidia.com", "bfbs/status", ("update",)),
+    ("provisioning.dpu.nvidia.com", "dpuclusters", ("get", "list", "watch", "update")),
+    ("provisioning.dpu.nvidia.com", "dpuclusters/status", ("update",)),
+    ("provisioning.dpu.nvidia.com", "dpudevices", ("get", "list", "watch", "update")),
+    ("provisioning.dpu.nvidia.com", "dpuflavors", ("get", "list", "watch", "update")),
+    ("provisioning.dpu.nvidia.com", "dpunodes", ("get", "list", "watch", "update", "patch", "delete")),
+    ("provisioning.dpu.nvidia.com", "dpunodes/status", ("update",)),
+    ("provisioning.dpu.nvidia.com", "dpus", ("get", "list", "watch", "create", "update", "patch", "delete")),
+    ("provisioning.dpu.nvidia.com", "dpus/status", ("update",)),
+    ("provisioning.dpu.nvidia.com", "dpusets", ("get", "list", "watch", "create", "update", "patch", "delete")),
+    ("provisioning.dpu.nvidia.com", "dpusets/status", ("patch",)),
     ("operator.dpu.nvidia.com", "dpfoperatorconfigs", ("get", "list", "watch")),
-    ("svc.dpu.nvidia.com", "dpudeployments", ("get", "list", "watch", "update", "patch")),
-    ("svc.dpu.nvidia.com", "dpudeployments/status", ("update", "patch")),
-    ("", "nodes", ("get", "list", "watch", "update", "patch")),
-    ("", "pods", ("get", "list", "watch", "create", "delete")),
-    ("", "pods/exec", ("create", "get")),
-    ("", "secrets", ("get", "list", "watch", "create", "update", "patch", "delete")),
-    ("", "configmaps", _WRITES),
-    ("", "services", ("get", "list", "watch")),
+    ("svc.dpu.nvidia.com", "dpudeployments", ("get", "list", "watch", "update")),
+    ("svc.dpu.nvidia.com", "dpudeployments/status", ("update",)),
+    ("", "configmaps", ("get", "list", "watch", "create")),
     ("", "events", ("create", "patch")),
+    ("", "nodes", ("get", "list", "watch", "update", "patch")),
+    ("", "pods", ("get", "list", "watch", "create")),
+    ("", "pods/exec", ("get", "create")),
+    ("", "secrets", ("get", "list", "watch", "delete")),
+    ("", "services", ("get", "list", "watch", "create")),
+    ("apps", "daemonsets", ("get", "list", "watch", "create")),
     ("batch", "jobs", ("get", "list", "watch", "create", "delete")),
-    ("apps", "daemonsets", _WRITES),
-    ("cert-manager.io", "certificates", ("get", "list", "watch", "create", "delete")),
     ("cert-manager.io", "certificaterequests", ("get", "list", "watch", "delete")),
-    ("maintenance.nvidia.com", "nodemaintenances", _WRITES),
-    ("kamaji.clastix.io", "tenantcontrolplanes", _WRITES),
-    ("coordination.k8s.io", "leases", ("get", "create", "update")),
+    ("cert-manager.io", "certificates", ("get", "list", "watch", "create", "delete")),
+    ("coordination.k8s.io", "leases", ("get", "list", "create", "update")),
+    ("kamaji.clastix.io", "tenantcontrolplanes", ("get", "list", "watch", "create")),
+    ("maintenance.nvidia.com", "nodemaintenances", ("get", "list", "watch", "create", "patch", "delete")),
 )
-"""(group, resource, verbs) of everything the controllers do on the host cluster; deploy/ grants exactly this."""
+"""(group, resource, verbs) of everything the controllers do on the host cluster; deploy/ grants exactly this.
+
+`python -m deploy.rules` finds it out by watching them; a test holds the two together.
+"""
 
 
 def check_crds(cluster: Cluster) -> None:

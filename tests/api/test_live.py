@@ -256,11 +256,11 @@ def test_what_the_role_in_deploy_grants_is_what_live_asks_for(played: Played) ->
         role = yaml.safe_load(played.kubectl("get", "clusterrole", "dpf-twin", "-o", "yaml"))
         for rule in role["rules"]:
             if "dpus/status" in rule["resources"]:
-                rule["verbs"] = ["update"]
+                rule["verbs"] = ["patch"]
         subprocess.run([played.story.lab.status()["binaries"]["kubectl"], "--kubeconfig", str(played.kubeconfig),
                         "replace", "-f", "-"], input=yaml.safe_dump(role), text=True, check=True, capture_output=True)
         eventually(lambda: refusal(cluster, account) != "")
-        assert "no permission to patch bfbs/status.provisioning.dpu.nvidia.com" in refusal(cluster, account)
+        assert "no permission to update bfbs/status.provisioning.dpu.nvidia.com" in refusal(cluster, account)
     finally:
         cluster.close()
         played.kubectl("delete", "-f", str(ROOT / "deploy" / "live.yaml"), "--wait=false")
