@@ -214,8 +214,10 @@ def test_the_run_folder_reproduces_itself(run, tmp_path):
 def test_ctrl_c_says_what_was_kept_and_exits_130(tmp_path):
     """Of many replications those that were finished are kept."""
     command = [sys.executable, "-m", "api.cli", "rehearse", str(LIBRARY), "--replications", "5000", "--no-report",
-               "--out", str(tmp_path / "out"), "-q"]
+               "--out", str(tmp_path / "out"), "-v"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("read ")  # everything is loaded: the replications begin
     time.sleep(3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
