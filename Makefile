@@ -23,6 +23,15 @@ unit: $(READY)
 bench: $(READY)  ## the performance table; writes reports/out/bench.json
 	$(BIN)/python -m benchmarks
 
+lab: $(READY)  ## a lab of two hosts with a DPU each, on real API servers (builds or finds kube-apiserver and etcd)
+	$(BIN)/dpf-twin lab up --speed 60
+
+parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects
+	DPF_TWIN_PARITY=all $(BIN)/pytest -q tests/api/test_live_parity.py
+
+bench-live: $(READY)  ## 10,000 DPUs in informers, status writes, watch lag, idle load; writes reports/out/bench-live.json
+	$(BIN)/python -m benchmarks.live
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=..."; exit 3; }
 	$(PYTHON) -m venv $(VENV)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zlib import crc32
 
 from api.cli import Refused, note
 
@@ -91,7 +92,7 @@ def start(lab: Lab, plan: Plan, *, registered_s: float = REGISTERED_S) -> dict[s
     from twin.model.kinds import KINDS
     from twin.model.schema import crd, has_crd
 
-    plan = replace(plan, fleet=on_free_loopback(plan.fleet))
+    plan = replace(plan, fleet=on_free_loopback(plan.fleet, lab.folder))
     crds = [crd(kind) for kind in KINDS.values() if has_crd(kind)] + neighbour_crds()
     lab.up(plan.fleet, crds, speed=plan.speed, netns=plan.netns, program=lambda lab: _program(lab, plan))
     deadline = time.monotonic() + registered_s
@@ -105,8 +106,9 @@ def start(lab: Lab, plan: Plan, *, registered_s: float = REGISTERED_S) -> dict[s
     return lab.status()
 
 
-def on_free_loopback(fleet: Fleet) -> Fleet:
-    """Each host with a loopback address of its own: 127.1.0.1, 127.1.0.2, ..., or 127.2.0.1, ... beside another lab.
+def on_free_loopback(fleet: Fleet, folder: Path) -> Fleet:
+    """Each host with a loopback address of its own: 127.1.0.1, 127.1.0.2, ...; labs in folders of their own begin
+    elsewhere, so that two that start at once do not meet.
 
     Raises: LabError when every range is taken.
     """
@@ -114,15 +116,17 @@ def on_free_loopback(fleet: Fleet) -> Fleet:
 
     from twin.backends.lab.control_plane import ensure_free
     from twin.backends.lab.kubelet import PORT
-    from twin.backends.lab.lab import LabError, on_loopback
+    from twin.backends.lab.lab import LabError, default_folder, on_loopback
     from twin.backends.lab.processes import ProcessFailed
     from twin.model.fleet import DMS_PORT
 
     usual = on_loopback(fleet)
-    for second in range(1, 200):
+    first = 1 if folder == default_folder().resolve() else 2 + crc32(str(folder).encode()) % 198
+    for second in (first, *range(2, 200)):
         made = replace(usual, hosts=tuple(
             replace(h, ip=h.ip.replace("127.1.", f"127.{second}.", 1)) for h in usual.hosts))
         try:
+            ensure_free(DMS_PORT, reserved_address(made))
             for host in made.hosts:
                 ensure_free(DMS_PORT, host.ip)
                 ensure_free(PORT, host.ip)
@@ -130,6 +134,11 @@ def on_free_loopback(fleet: Fleet) -> Fleet:
         except ProcessFailed as error:
             taken = str(error)
     raise LabError(f"no loopback addresses are free for the hosts: {taken}")
+
+
+def reserved_address(fleet: Fleet) -> str:
+    """The address a lab's program listens on as long as it runs, so that no other lab takes its hosts' range."""
+    return f"127.{fleet.hosts[0].ip.split('.')[1]}.255.254"
 
 
 def _program(lab: Lab, plan: Plan) -> Sequence[str]:

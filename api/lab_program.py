@@ -9,6 +9,7 @@ import base64
 import contextlib
 import pickle
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,7 +21,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from api.hardware import Hardware
-from api.lab import PLAN, Plan, open_lab
+from api.lab import PLAN, Plan, open_lab, reserved_address
 from api.live_log import Log
 from twin.actors.certmanager import CertManager
 from twin.actors.dmsinit import DmsPod, is_dms
@@ -45,7 +46,7 @@ from twin.backends.lab.join import Joins
 from twin.backends.lab.lab import Lab
 from twin.backends.lab.pods import LivePodVerbs
 from twin.model.core import Lease, Namespace, Node, NodeStatus, Pod, Secret, TenantControlPlane
-from twin.model.fleet import Host
+from twin.model.fleet import DMS_PORT, Host
 from twin.model.meta import Key, Object, ObjectMeta, replace, set_condition
 from twin.model.names import dms_secret
 from twin.model.timing import Timing
@@ -68,6 +69,7 @@ class LabProgram:
         self.log = log
         self.settings = Settings()
         self.failure: BaseException | None = None
+        self._reserved = socket.create_server((reserved_address(plan.fleet), DMS_PORT))
         self.stopping = threading.Event()
         self.backstage = Backstage(self._bug)
         self.volume = lab.folder / VOLUME
@@ -119,6 +121,7 @@ class LabProgram:
     def close(self) -> None:
         for runner in self._runners:
             runner.stop()
+        self._reserved.close()
         self.proxy.close()
         self.hardware.close()
         self.backstage.stop()
@@ -380,7 +383,8 @@ def main(folder: Path) -> int:
     log = Log(sys.stderr, as_json=True)
     lab = open_lab(str(folder))
     plan: Plan = pickle.loads((lab.folder / PLAN).read_bytes())  # our own, mode 0600
-    program = LabProgram(lab, plan, log)
+    program = LabProgram(lab, plan, log, lambda change, host, dpu, detail: (
+        log(change, host=host, dpu=dpu, detail=detail)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: program.stop())
     try:

@@ -83,8 +83,8 @@ class LabStory:
         self._controllers = controllers
         self._applied: dict[str, Any] = {}
         self._timers: list[threading.Timer] = []
-        self._plan = Plan(fleet=on_free_loopback(scenario.fleet), profile=scenario.profile, seed=self.seed,
-                          speed=speed, netns=netns)
+        fleet = on_free_loopback(scenario.fleet, self.lab.folder)
+        self._plan = Plan(fleet=fleet, profile=scenario.profile, seed=self.seed, speed=speed, netns=netns)
         self.recorder: Recorder | None = None
         self._watching: Cluster | None = None
         self.program: LabProgram | None = None
@@ -160,8 +160,13 @@ class LabStory:
         assert self.live is not None
         return LiveKube(self.live.lease_cluster, "kubectl", cached=False)
 
-    def play(self, progress: Callable[[LabStory], None] = lambda story: None) -> Run:
-        """Apply, follow the timeline, wait until it is over. Raises: BadInput, Refused."""
+    def play(self, progress: Callable[[LabStory], None] = lambda story: None, *,
+             patient: Callable[[Step], bool] = lambda step: False) -> Run:
+        """Apply, follow the timeline, wait until it is over. Raises: BadInput, Refused.
+
+        `patient` says which steps wait until what was asked before them has come about: controllers' own intervals do
+        not shrink with the timeline.
+        """
         assert self.live is not None
         self._first()
         started = time.monotonic()
@@ -169,8 +174,12 @@ class LabStory:
         quiet_since, seen = time.monotonic(), -1
         horizon = started + self.scenario.horizon_s / self.speed
         while (now := time.monotonic()) < horizon:
-            while due and now >= started + due[0].at_s / self.speed:
-                self._step(due.pop(0))
+            while due and now >= started + due[0].at_s / self.speed and (
+                    not patient(due[0]) or (now - quiet_since > QUIET_S and not self.pending())):
+                step = due.pop(0)
+                self._step(step)
+                if due and due[0].at_s == step.at_s:  # one change in several steps
+                    self._step(due.pop(0))
             for failed in (self.live.failure, self.program.failure if self.program else None):
                 if failed is not None:
                     raise RuntimeError(f"the lab run failed: {failed}") from failed
