@@ -7,8 +7,8 @@ and a single run above. Processor time still grows when neighbours fight for cac
 Settings beside upstream's defaults, and why: `bootstrap-token-lasts-a-day`, because behind one worker the join tokens
 of a thousand DPUs expire before their DPUs boot (a finding of the twin, but then nothing converges); with several
 DPUClusters `allocator-spills-over`, because v25.4's allocator stops at the first; node effect `noEffect`;
-maxUnavailable 5 %. The update begins at 48 h, when the first install has long settled; its row is that run minus the
-first install's.
+maxUnavailable 5 %. The update begins at 24 h, when the first install (18 h for 10,000) has settled; its row is that
+run minus the first install's.
 
 `against bare SimPy` compares with plain SimPy working off the same number of kernel events at the same times: one
 generator process per DPU that yields timeouts, spread evenly over the virtual time of the run, and nothing else.

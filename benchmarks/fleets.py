@@ -41,8 +41,8 @@ def fleet(hosts: int, dpus_per_host: int, *, clusters: int = 1, update: bool = F
     }
     if update:
         scenario["timeline"] = [
-            {"at": "48h", "apply": str(NEXT)},
-            {"at": "48h", "patch": {"kind": "DPUSet", "namespace": "dpf-operator-system", "name": "fleet",
+            {"at": "24h", "apply": str(NEXT)},
+            {"at": "24h", "patch": {"kind": "DPUSet", "namespace": "dpf-operator-system", "name": "fleet",
                                     "merge": {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "bf-bundle-2"}}}}}}},
         ]
     with tempfile.TemporaryDirectory() as folder:

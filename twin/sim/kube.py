@@ -425,9 +425,8 @@ class ApiServer:
             raise delete_conflict(
                 resource, key, f"the ResourceVersion in the precondition ({resource_version}) does not match the "
                 f"ResourceVersion in record ({old.metadata.resource_version}). The object might have been modified")
-        if not isinstance(resource, str):
-            admit(resource, to_manifest(old) if resource.GROUP.endswith("dpu.nvidia.com") else {}, None,
-                  operation="DELETE", webhooks=self.webhooks, reader=self._lister)
+        if self.webhooks is not None and not isinstance(resource, str) and self.webhooks.watches(resource):
+            admit(resource, to_manifest(old), None, operation="DELETE", webhooks=self.webhooks, reader=self._lister)
         meta = old.metadata
         finalizers = _deletion_finalizers(meta.finalizers, propagation)
         if not finalizers and not (isinstance(old, Pod) and old.spec.node_name and not old.deleting):
