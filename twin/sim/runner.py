@@ -324,6 +324,8 @@ class Runner:
         if found is None or len(self._free) > 1 or self._redo:
             return False
         delay, row, others = found
+        if self._jump(delay, row, min(limit, others - 1)):
+            return True
         due, free, passed, spent = queue.due, self._free[0], 0, 0
         seq = queue._seq
         key = None
@@ -356,6 +358,40 @@ class Runner:
         self._busy = {key: free}
         self.stats.skipped += passed
         self.stats.busy_ns += spent
+        return True
+
+    def _jump(self, delay: int, row: deque[tuple[int, int, Key]], end: int) -> bool:
+        """Whole rounds of a row by arithmetic, as many as start until `end`; False if there are fewer than three.
+
+        Where nobody waits for the worker a key's poll moves by delay + cost each round. All starts are linear in the
+        number of rounds, so if nobody waits in the first round and in the last, nobody does in between.
+        """
+        queue, memos, due = self.queue, self._memo, self.queue.due
+        last, count = row[-1][0], len(row)
+        if last + 3 * delay > end or self._free[0] > row[0][0]:
+            return False
+        costs = []
+        for at, _, key in row:
+            memo = memos.get(key)
+            if memo is None or memo[1] != delay or due.get(key) != at:
+                return False
+            costs.append(memo[0])
+        rounds = (end - last) // (delay + costs[-1]) + 1
+        while rounds > 2 and not (_unhindered(row, costs, delay, 0) and _unhindered(row, costs, delay, rounds - 1)):
+            rounds //= 2
+        if rounds < 3:
+            return False
+        seq = queue._seq + (rounds - 1) * count
+        moved = [(at + rounds * (delay + cost), seq + i, key)
+                 for i, ((at, _, key), cost) in enumerate(zip(row, costs, strict=True), 1)]
+        row.clear()
+        row.extend(moved)
+        due.update((key, at) for at, _, key in moved)
+        queue._seq, queue.soonest = seq + count, 0
+        self._free[0] = free = moved[-1][0] - delay
+        self._busy = {moved[-1][2]: free}
+        self.stats.skipped += rounds * count
+        self.stats.busy_ns += rounds * sum(costs)
         return True
 
     def _come_back(self, now: int) -> None:
@@ -498,3 +534,16 @@ class Runner:
     def _error(self, key: Key, message: str) -> None:
         if self._on_error is not None:
             self._on_error(key, message)
+
+
+def _unhindered(row: Iterable[tuple[int, int, Key]], costs: list[int], delay: int, n: int) -> bool:
+    """Does every poll of round n (from 0), and the first of the next one, start when it is due?"""
+    free = first = -1
+    for (at, _, _), cost in zip(row, costs, strict=True):
+        start = at + n * (delay + cost)
+        if start < free:
+            return False
+        if first < 0:
+            first = start + cost + delay
+        free = start + cost
+    return first >= free
