@@ -14,10 +14,9 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-import yaml
 
 from api.live import Config, Live
-from api.live_check import NEEDS, check_access, others
+from api.live_check import others
 from api.live_folder import write_timing
 from api.live_log import Log
 from api.live_metrics import Endpoints
@@ -29,7 +28,7 @@ from scenarios.load import Loader, load_scenario
 from scenarios.result import Run, summarise
 from scenarios.run import run as simulate
 from twin.backends.base import Settings
-from twin.backends.kube import Cluster, LiveKube, open_cluster
+from twin.backends.kube import LiveKube, open_cluster
 from twin.backends.lab import binaries
 from twin.backends.lab.certificates import authority, issue, kubeconfig
 from twin.model.core import Lease, LeaseSpec, Node, Secret
@@ -239,47 +238,6 @@ def test_of_two_processes_one_leads_and_the_other_takes_over(played: Played) -> 
         thread.join(10)
         each.close()
         assert each.failure is None
-
-
-def test_what_the_role_in_deploy_grants_is_what_live_asks_for(played: Played) -> None:
-    """The manifests are applied for real; a client of that role passes the check, one without a verb does not."""
-    for file in ("rbac.yaml", "live.yaml"):
-        played.kubectl("apply", "-f", str(ROOT / "deploy" / file))
-    token = played.kubectl("create", "token", "dpf-twin", "-n", SPACE).strip()
-    text = yaml.safe_load(played.kubeconfig.read_text())
-    text["users"] = [{"name": text["users"][0]["name"], "user": {"token": token}}]
-    account = played.story.lab.folder / "account.kubeconfig"
-    account.write_text(yaml.safe_dump(text))
-    cluster = open_cluster(account, qps=0)
-    try:
-        check_access(cluster, played.live.config if played.live.config.lead else Config(kubeconfig=account))
-        role = yaml.safe_load(played.kubectl("get", "clusterrole", "dpf-twin", "-o", "yaml"))
-        for rule in role["rules"]:
-            if "dpus/status" in rule["resources"]:
-                rule["verbs"] = ["patch"]
-        subprocess.run([played.story.lab.status()["binaries"]["kubectl"], "--kubeconfig", str(played.kubeconfig),
-                        "replace", "-f", "-"], input=yaml.safe_dump(role), text=True, check=True, capture_output=True)
-        eventually(lambda: refusal(cluster, account) != "")
-        assert "no permission to update bfbs/status.provisioning.dpu.nvidia.com" in refusal(cluster, account)
-    finally:
-        cluster.close()
-        played.kubectl("delete", "-f", str(ROOT / "deploy" / "live.yaml"), "--wait=false")
-
-
-def refusal(cluster: Cluster, account: Path) -> str:
-    from api.cli import Refused
-    try:
-        check_access(cluster, Config(kubeconfig=account))
-    except Refused as refused:
-        return str(refused)
-    return ""
-
-
-def test_the_role_grants_nothing_that_is_not_needed() -> None:
-    rules = next(d for d in yaml.safe_load_all((ROOT / "deploy/rbac.yaml").read_text()) if d["kind"] == "ClusterRole")
-    granted = {(g, r, v) for rule in rules["rules"] for g in rule["apiGroups"] for r in rule["resources"]
-               for v in rule["verbs"]}
-    assert granted == {(group, resource, verb) for group, resource, verbs in NEEDS for verb in verbs}
 
 
 # --- mistakes, on the command line
