@@ -180,6 +180,7 @@ class LabStory:
                 self._step(step)
                 if due and due[0].at_s == step.at_s:  # one change in several steps
                     self._step(due.pop(0))
+                quiet_since = time.monotonic()
             for failed in (self.live.failure, self.program.failure if self.program else None):
                 if failed is not None:
                     raise RuntimeError(f"the lab run failed: {failed}") from failed
