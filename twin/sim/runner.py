@@ -329,7 +329,8 @@ class Runner:
         due, free, passed, spent = queue.due, self._free[0], 0, 0
         seq = queue._seq
         key = None
-        while row:
+        enough = 2 * len(row)  # then whole rounds may be tried again
+        while row and passed < enough:
             at, _, candidate = row[0]
             if due.get(candidate) != at:
                 row.popleft()
@@ -363,35 +364,46 @@ class Runner:
     def _jump(self, delay: int, row: deque[tuple[int, int, Key]], end: int) -> bool:
         """Whole rounds of a row by arithmetic, as many as start until `end`; False if there are fewer than three.
 
-        Where nobody waits for the worker a key's poll moves by delay + cost each round. All starts are linear in the
-        number of rounds, so if nobody waits in the first round and in the last, nobody does in between.
+        A poll that starts when it is due moves by delay + cost each round; one that waits for the poll before it moves
+        with that one. While it stays the same who waits, all starts are linear in the number of rounds: what holds in
+        the second round and in the last holds in between.
         """
         queue, memos, due = self.queue, self._memo, self.queue.due
-        last, count = row[-1][0], len(row)
-        if last + 3 * delay > end or self._free[0] > row[0][0]:
+        if row[-1][0] + 3 * delay > end:
             return False
-        costs = []
+        free = slope = -1
+        polls: list[tuple[int, int, int, Key]] = []  # start in the first round, cost, move per round, key
         for at, _, key in row:
             memo = memos.get(key)
             if memo is None or memo[1] != delay or due.get(key) != at:
                 return False
-            costs.append(memo[0])
-        rounds = (end - last) // (delay + costs[-1]) + 1
-        while rounds > 2 and not (_unhindered(row, costs, delay, 0) and _unhindered(row, costs, delay, rounds - 1)):
+            cost = memo[0]
+            if not polls:
+                start, slope = max(at, self._free[0]), delay + cost
+            elif at >= free:
+                start, slope = at, delay + cost
+            else:
+                start = free
+                if delay + cost > slope:
+                    return False
+            free = start + cost
+            polls.append((start, cost, slope, key))
+        rounds = (end - polls[-1][0]) // slope + 1
+        while rounds > 2 and not (_same(polls, delay, 1) and _same(polls, delay, rounds - 1)):
             rounds //= 2
         if rounds < 3:
             return False
-        seq = queue._seq + (rounds - 1) * count
-        moved = [(at + rounds * (delay + cost), seq + i, key)
-                 for i, ((at, _, key), cost) in enumerate(zip(row, costs, strict=True), 1)]
+        count, seq = len(polls), queue._seq + (rounds - 1) * len(polls)
         row.clear()
-        row.extend(moved)
-        due.update((key, at) for at, _, key in moved)
+        for i, (start, cost, slope, key) in enumerate(polls, 1):
+            free = start + (rounds - 1) * slope + cost
+            due[key] = free + delay
+            row.append((free + delay, seq + i, key))
         queue._seq, queue.soonest = seq + count, 0
-        self._free[0] = free = moved[-1][0] - delay
-        self._busy = {moved[-1][2]: free}
+        self._free[0] = free
+        self._busy = {polls[-1][3]: free}
         self.stats.skipped += rounds * count
-        self.stats.busy_ns += rounds * sum(costs)
+        self.stats.busy_ns += rounds * sum(cost for _, cost, _, _ in polls)
         return True
 
     def _come_back(self, now: int) -> None:
@@ -536,14 +548,13 @@ class Runner:
             self._on_error(key, message)
 
 
-def _unhindered(row: Iterable[tuple[int, int, Key]], costs: list[int], delay: int, n: int) -> bool:
-    """Does every poll of round n (from 0), and the first of the next one, start when it is due?"""
-    free = first = -1
-    for (at, _, _), cost in zip(row, costs, strict=True):
-        start = at + n * (delay + cost)
-        if start < free:
+def _same(polls: list[tuple[int, int, int, Key]], delay: int, n: int) -> bool:
+    """Does every poll that moves by itself start when it is due in round n, the first one of them after round n - 1?"""
+    start, cost, slope, _ = polls[-1]
+    free = start + (n - 1) * slope + cost
+    for start, cost, slope, _ in polls:
+        starts = start + n * slope
+        if starts < free:
             return False
-        if first < 0:
-            first = start + cost + delay
-        free = start + cost
-    return first >= free
+        free = starts + cost
+    return True
