@@ -23,22 +23,22 @@ MTU: Final = Rule(default=1500, minimum=1000, maximum=9216)
 Image = Annotated[str | None, IMAGE]
 
 
-class Networking(Part):
+class Networking(Part, frozen=True):
     control_plane_mtu: Annotated[int | None, MTU] = field(name="controlPlaneMTU", default=None)
     high_speed_mtu: Annotated[int | None, MTU] = field(name="highSpeedMTU", default=None)
 
 
-class BfbRegistry(Part):
+class BfbRegistry(Part, frozen=True):
     disable: bool | None = None
     port: int | None = None
 
 
-class InstallViaRedfish(Part):
+class InstallViaRedfish(Part, frozen=True):
     bfb_registry_address: Annotated[str, Rule(min_length=1)] = ""
     bfb_registry: BfbRegistry | None = None
 
 
-class InstallInterface(Part):
+class InstallInterface(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
         one_of("installViaGNOI", "installViaRedfish"),
         "exactly one of installViaGNOI or installViaRedfish must be set"),))
@@ -47,7 +47,7 @@ class InstallInterface(Part):
     install_via_redfish: InstallViaRedfish | None = None
 
 
-class ProvisioningController(Part):
+class ProvisioningController(Part, frozen=True):
     bfb_pvc_name: Annotated[str, Rule(required=True, min_length=1)] = field(name="bfbPVCName", default="")
     dms_timeout: Annotated[int | None, Rule(minimum=1)] = None
     bf_cfg_template_config_map: str = field(name="bfCFGTemplateConfigMap", default="")
@@ -57,24 +57,24 @@ class ProvisioningController(Part):
     image: Image = None
 
 
-class Collectors(Part):
+class Collectors(Part, frozen=True):
     ps_id: bool | None = field(name="psID", default=None)
 
 
-class HostComponent(Part):
+class HostComponent(Part, frozen=True):
     """A component that runs in the host cluster."""
 
     disable: bool | None = None
     image: Image = None
 
 
-class DpuDetector(Part):
+class DpuDetector(Part, frozen=True):
     disable: bool | None = None
     image: Image = None
     collectors: Collectors | None = None
 
 
-class DpuComponent(Part):
+class DpuComponent(Part, frozen=True):
     """A component that a DPUService brings to the DPU clusters."""
 
     disable: bool | None = None
@@ -83,7 +83,7 @@ class DpuComponent(Part):
     helm_chart: Annotated[str | None, HELM_CHART] = None
 
 
-class SfcController(Part):
+class SfcController(Part, frozen=True):
     disable: bool | None = None
     image: Image = None
     deploy_in_target_cluster: bool | None = None
@@ -91,19 +91,19 @@ class SfcController(Part):
     secure_flow_deletion_timeout: str | None = None
 
 
-class FlannelImages(Part):
+class FlannelImages(Part, frozen=True):
     flannel_cni: Annotated[str, Rule(required=True, min_length=1)] = field(name="flannelCNI", default="")
     kube_flannel: Annotated[str, Rule(required=True, min_length=1)] = ""
 
 
-class Flannel(Part):
+class Flannel(Part, frozen=True):
     disable: bool | None = None
     image: FlannelImages | None = None
     deploy_in_target_cluster: bool | None = None
     helm_chart: Annotated[str | None, HELM_CHART] = None
 
 
-class Overrides(Part):
+class Overrides(Part, frozen=True):
     paused: bool | None = None
     dpu_cni_bin_path: str | None = field(name="dpuCNIBinPath", default=None)
     dpu_cni_path: str | None = field(name="dpuCNIPath", default=None)
@@ -117,7 +117,7 @@ class Overrides(Part):
     kubernetes_api_server_port: int | None = field(name="kubernetesAPIServerPort", default=None)
 
 
-class DpfOperatorConfigSpec(Part):
+class DpfOperatorConfigSpec(Part, frozen=True):
     networking: Annotated[Networking | None, Rule(default={"controlPlaneMTU": 1500})] = None
     provisioning_controller: Annotated[ProvisioningController | None, Rule(required=True)] = None
     overrides: Overrides | None = None
@@ -136,12 +136,12 @@ class DpfOperatorConfigSpec(Part):
     sfc_controller: SfcController | None = None
 
 
-class DpfOperatorConfigStatus(Part):
+class DpfOperatorConfigStatus(Part, frozen=True):
     conditions: Conditions = ()
     observed_generation: Annotated[int, Rule(format="int64")] = 0
 
 
-class DpfOperatorConfig(Object):
+class DpfOperatorConfig(Object, frozen=True):
     KIND: ClassVar[str] = "DPFOperatorConfig"
     GROUP: ClassVar[str] = "operator.dpu.nvidia.com"
     VERSION: ClassVar[str] = "v1alpha1"

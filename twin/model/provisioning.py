@@ -61,7 +61,7 @@ PHASE_ENUM: Final = (
 )
 
 
-class _Provisioning(Object):
+class _Provisioning(Object, frozen=True):
     GROUP: ClassVar[str] = GROUP
     VERSION: ClassVar[str] = "v1alpha1"
 
@@ -81,14 +81,14 @@ def one_of(*fields: str) -> str:
     return " + ".join(f"(has(self.{f}) ? 1 : 0)" for f in fields) + " == 1"
 
 
-class Taint(Part):
+class Taint(Part, frozen=True):
     key: str
     effect: str
     value: str = ""
     time_added: Annotated[str, Rule(format="date-time")] = ""
 
 
-class NodeEffect(Part):
+class NodeEffect(Part, frozen=True):
     """Exactly one field is present (provisioning.md 1.8). Presence counts, not truth."""
 
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
@@ -107,13 +107,13 @@ class NodeEffect(Part):
 DRAIN: Final = Rule(default={"drain": True})
 
 
-class LabelSelectorRequirement(Part):
+class LabelSelectorRequirement(Part, frozen=True):
     key: str
     operator: str
     values: Annotated[tuple[str, ...], ATOMIC_LIST] = ()
 
 
-class LabelSelector(Part):
+class LabelSelector(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(map_type="atomic")
 
     match_labels: Mapping[str, str] = {}
@@ -123,12 +123,12 @@ class LabelSelector(Part):
 # --- BFB (1.1)
 
 
-class BfbSpec(Part):
+class BfbSpec(Part, frozen=True):
     url: Annotated[str, Rule(required=True, pattern=r"^(http|https)://.+\.bfb$", cel=(IMMUTABLE,))] = ""
     file_name: Annotated[str | None, Rule(pattern=r"^[A-Za-z0-9\_\-\.]+\.bfb$", cel=(IMMUTABLE,))] = None
 
 
-class BfbVersions(Part):
+class BfbVersions(Part, frozen=True):
     bsp: Annotated[str, Rule(cel=(immutable("BSP version"),))] = ""
     doca: Annotated[str, Rule(cel=(immutable("DOCA version"),))] = ""
     uefi: Annotated[str, Rule(cel=(immutable("UEFI version"),))] = ""
@@ -138,13 +138,13 @@ class BfbVersions(Part):
 BFB_PHASES: Final = ("Initializing", "Downloading", "Ready", "Deleting", "Error")
 
 
-class BfbStatus(Part):
+class BfbStatus(Part, frozen=True):
     phase: Annotated[str, Rule(required=True, default="Initializing", enum=BFB_PHASES)] = "Initializing"
     file_name: str = ""
     versions: BfbVersions | None = None
 
 
-class Bfb(_Provisioning):
+class Bfb(_Provisioning, frozen=True):
     KIND: ClassVar[str] = "BFB"
     PLURAL: ClassVar[str] = "bfbs"
     HAS_STATUS: ClassVar[bool] = True
@@ -156,7 +156,7 @@ class Bfb(_Provisioning):
 # --- DPU (1.2)
 
 
-class DpuClusterRef(Part):
+class DpuClusterRef(Part, frozen=True):
     """`DPU.spec.cluster`: empty name = not allocated yet."""
 
     name: Value = ""
@@ -164,7 +164,7 @@ class DpuClusterRef(Part):
     node_labels: Mapping[str, str] = {}
 
 
-class DpuSpec(Part):
+class DpuSpec(Part, frozen=True):
     dpu_node_name: Value
     dpu_device_name: Annotated[str, Rule(min_length=1, cel=(IMMUTABLE,))]
     bfb: str
@@ -175,18 +175,18 @@ class DpuSpec(Part):
     bmc_ip: Value = field(name="bmcIP", default="")
 
 
-class NodeAddress(Part):
+class NodeAddress(Part, frozen=True):
     type: str
     address: str
 
 
-class Firmware(Part):
+class Firmware(Part, frozen=True):
     bmc: str = ""
     nic: str = ""
     uefi: str = ""
 
 
-class DpuStatus(Part):
+class DpuStatus(Part, frozen=True):
     phase: Annotated[str, Rule(required=True, default=Phase.INITIALIZING, enum=PHASE_ENUM)] = Phase.INITIALIZING
     conditions: Conditions = ()
     bfb_file: str = ""
@@ -199,7 +199,7 @@ class DpuStatus(Part):
     dpu_install_interface: Annotated[str, INSTALL_INTERFACE] = ""
 
 
-class Dpu(_Provisioning):
+class Dpu(_Provisioning, frozen=True):
     KIND: ClassVar[str] = "DPU"
     PLURAL: ClassVar[str] = "dpus"
     HAS_STATUS: ClassVar[bool] = True
@@ -213,18 +213,18 @@ class Dpu(_Provisioning):
 # --- DPUCluster (1.3)
 
 
-class Keepalived(Part):
+class Keepalived(Part, frozen=True):
     vip: str
     virtual_router_id: Annotated[int, Rule(minimum=1, maximum=255)] = field(name="virtualRouterID")
     interface: Annotated[str, Rule(min_length=1)]
     node_selector: Mapping[str, str] = {}
 
 
-class ClusterEndpoint(Part):
+class ClusterEndpoint(Part, frozen=True):
     keepalived: Keepalived | None = None
 
 
-class DpuClusterSpec(Part):
+class DpuClusterSpec(Part, frozen=True):
     type: Annotated[str, Rule(pattern="kamaji|static|[^/]+/.*")]  # upstream: not anchored, `mystatic2` passes (1.3)
     version: Annotated[str, Rule(required=True)] = ""
     max_nodes: Annotated[int | None, Rule(default=1000, minimum=1, maximum=1000)] = None
@@ -235,12 +235,12 @@ class DpuClusterSpec(Part):
 DPUCLUSTER_PHASES: Final = ("Pending", "Creating", "Ready", "NotReady", "Failed")
 
 
-class DpuClusterStatus(Part):
+class DpuClusterStatus(Part, frozen=True):
     phase: Annotated[str, Rule(required=True, default="Pending", enum=DPUCLUSTER_PHASES)] = "Pending"
     conditions: Conditions = ()
 
 
-class DpuCluster(_Provisioning):
+class DpuCluster(_Provisioning, frozen=True):
     KIND: ClassVar[str] = "DPUCluster"
     PLURAL: ClassVar[str] = "dpuclusters"
     HAS_STATUS: ClassVar[bool] = True
@@ -256,7 +256,7 @@ class DpuCluster(_Provisioning):
 # --- DPUDevice (1.4)
 
 
-class DpuDeviceSpec(Part):
+class DpuDeviceSpec(Part, frozen=True):
     pci_address: Annotated[str | None, Rule(pattern=PCI_PATTERN, cel=(immutable("PCI Address"),))] = None
     psid: Annotated[str | None, Rule(pattern=r"^MT_\d{10}$", cel=(immutable("PSID"),))] = None
     opn: Annotated[str | None, Rule(
@@ -267,7 +267,7 @@ class DpuDeviceSpec(Part):
     pf0_name: Annotated[str | None, Rule(cel=(immutable("PF0 Name"),))] = field(name="pf0Name", default=None)
 
 
-class DpuDevice(_Provisioning):
+class DpuDevice(_Provisioning, frozen=True):
     KIND: ClassVar[str] = "DPUDevice"
     PLURAL: ClassVar[str] = "dpudevices"
 
@@ -277,36 +277,36 @@ class DpuDevice(_Provisioning):
 # --- DPUFlavor (1.5)
 
 
-class Grub(Part):
+class Grub(Part, frozen=True):
     kernel_parameters: tuple[str, ...] = ()
 
 
-class Sysctl(Part):
+class Sysctl(Part, frozen=True):
     parameters: tuple[str, ...] = ()
 
 
-class NvConfig(Part):
+class NvConfig(Part, frozen=True):
     device: str | None = None
     parameters: tuple[str, ...] = ()
     host_power_cycle_required: bool | None = None
 
 
-class OvsConfig(Part):
+class OvsConfig(Part, frozen=True):
     raw_config_script: str = ""
 
 
-class ConfigFile(Part):
+class ConfigFile(Part, frozen=True):
     path: str = ""
     operation: Annotated[str, OPERATION] = ""
     raw: str = ""
     permissions: str = ""
 
 
-class ContainerdConfig(Part):
+class ContainerdConfig(Part, frozen=True):
     registry_endpoint: str = ""
 
 
-class DpuFlavorSpec(Part):
+class DpuFlavorSpec(Part, frozen=True):
     RULE: ClassVar[Rule] = Rule(cel=(immutable("DPUFlavor spec"),))
 
     grub: Grub | None = None
@@ -321,7 +321,7 @@ class DpuFlavorSpec(Part):
     dpu_mode: Annotated[str, Rule(enum=("dpu", "zero-trust", "nic"))] = ""
 
 
-class DpuFlavor(_Provisioning):
+class DpuFlavor(_Provisioning, frozen=True):
     KIND: ClassVar[str] = "DPUFlavor"
     PLURAL: ClassVar[str] = "dpuflavors"
 
@@ -331,11 +331,11 @@ class DpuFlavor(_Provisioning):
 # --- DPUNode (1.6)
 
 
-class ScriptReboot(Part):
+class ScriptReboot(Part, frozen=True):
     name: Annotated[str, Rule(min_length=1)]
 
 
-class NodeRebootMethod(Part):
+class NodeRebootMethod(Part, frozen=True):
     """Exactly one of the three is present; the schema's default is `{gNOI: {}}`."""
 
     RULE: ClassVar[Rule] = Rule(cel=(Cel(
@@ -346,28 +346,28 @@ class NodeRebootMethod(Part):
     script: ScriptReboot | None = None
 
 
-class DmsAddress(Part):
+class DmsAddress(Part, frozen=True):
     ip: Annotated[str, Rule(format="ipv4")]
     port: Annotated[int, Rule(minimum=1)]
 
 
-class DpuRef(Part):
+class DpuRef(Part, frozen=True):
     name: Annotated[str, Rule(min_length=1)]
 
 
-class DpuNodeSpec(Part):
+class DpuNodeSpec(Part, frozen=True):
     node_reboot_method: Annotated[NodeRebootMethod | None, Rule(default={"gNOI": {}})] = None
     node_dms_address: DmsAddress | None = field(name="nodeDMSAddress", default=None)
     dpus: tuple[DpuRef, ...] = ()
 
 
-class DpuNodeStatus(Part):
+class DpuNodeStatus(Part, frozen=True):
     conditions: Conditions = ()
     dpu_install_interface: Annotated[str, INSTALL_INTERFACE] = ""
     kube_node_ref: Annotated[str | None, Rule(cel=(immutable("KubeNodeRef"),))] = None
 
 
-class DpuNode(_Provisioning):
+class DpuNode(_Provisioning, frozen=True):
     KIND: ClassVar[str] = "DPUNode"
     PLURAL: ClassVar[str] = "dpunodes"
     HAS_STATUS: ClassVar[bool] = True
@@ -379,47 +379,47 @@ class DpuNode(_Provisioning):
 # --- DPUSet (1.7)
 
 
-class RollingUpdate(Part):
+class RollingUpdate(Part, frozen=True):
     max_unavailable: int | str | None = None
 
 
-class DpuSetStrategy(Part):
+class DpuSetStrategy(Part, frozen=True):
     type: Annotated[str, Rule(default="OnDelete", enum=("OnDelete", "RollingUpdate"))] = ""
     rolling_update: RollingUpdate | None = None
 
 
-class BfbRef(Part):
+class BfbRef(Part, frozen=True):
     name: str = ""
 
 
-class TemplateCluster(Part):
+class TemplateCluster(Part, frozen=True):
     node_labels: Mapping[str, str] = {}
 
 
-class DpuTemplateSpec(Part):
+class DpuTemplateSpec(Part, frozen=True):
     bfb: Annotated[BfbRef, Rule(sent=True)] = BfbRef()
     dpu_flavor: Annotated[str, Rule(sent=True)] = ""
     node_effect: Annotated[NodeEffect | None, DRAIN] = None
     cluster: TemplateCluster | None = None
 
 
-class DpuTemplate(Part):
+class DpuTemplate(Part, frozen=True):
     annotations: Mapping[str, str] = {}
     spec: Annotated[DpuTemplateSpec, Rule(sent=True)] = DpuTemplateSpec()
 
 
-class DpuSetSpec(Part):
+class DpuSetSpec(Part, frozen=True):
     strategy: DpuSetStrategy | None = None
     dpu_node_selector: LabelSelector | None = None
     dpu_selector: Mapping[str, str] = {}
     dpu_template: Annotated[DpuTemplate, Rule(sent=True)] = DpuTemplate()
 
 
-class DpuSetStatus(Part):
+class DpuSetStatus(Part, frozen=True):
     dpu_statistics: Mapping[str, int] = {}
 
 
-class DpuSet(_Provisioning):
+class DpuSet(_Provisioning, frozen=True):
     KIND: ClassVar[str] = "DPUSet"
     PLURAL: ClassVar[str] = "dpusets"
     HAS_STATUS: ClassVar[bool] = True
