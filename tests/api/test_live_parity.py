@@ -4,7 +4,7 @@ Final objects are the same too. Times differ, and with them what a pass happens 
 server takes seconds to start), so conditions are compared as the set of what was said of each DPU, less what tells of
 waiting.
 
-Two run with every test run, all with DPF_TWIN_PARITY=all (`make parity`).
+One runs with every test run, all with DPF_TWIN_PARITY=all (`make parity`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
 SPEED = 300.0
 FAST = Settings(cloud_init_s=2.0)
 CI = ("node-labels-in-place",)
-ALL = (*CI, "rolling-bfb-update", "dpu-deletion", "on-delete-update", "effect-hold", "reboot-external",
-       "two-dpus-on-a-host", "dpuset-deletion", "fault-install-fails", "effect-taint", "effect-none", "flavor-change",
-       "reboot-not-needed", "reboot-power-cycle", "fault-dms-error", "fault-reboot-fails", "effect-custom-label")
+ALL = (*CI, "rolling-bfb-update", "first-install")
 WAITING = ("DPUClusterNotAllocated", "BFBIsNotReady", "NodeMaintenanceIsNotReady", "FailedToGetHostUptime",
            "NodeNotReady", "NodeNotFound")
 
