@@ -32,6 +32,7 @@ from twin.model.fleet import DMS_PORT, Fleet, Host
 HOST_CLUSTER: Final = "host"
 WIRED_HOSTS: Final = 200  # addresses 10.77.1.x to 10.77.200.x; larger labs go without namespaces
 LOCK_S: Final = 2.0
+NEEDED_BYTES: Final = 256 << 20  # etcd alone sets aside 64 MiB for each of its first logs
 _SIGN: Final = ".dpf-twin-lab"
 _STATE: Final = "lab.json"
 
@@ -88,8 +89,9 @@ class Lab:
                 found = binaries.ensure(say=self._say)
                 status = self._start(fleet, crds, found, speed, netns, program)
             except (ProcessFailed, ApiError, OSError) as error:
+                told = _one_line(error, self.folder)  # before there is room again
                 self._clean()
-                raise LabError(_one_line(error, self.folder)) from error
+                raise LabError(told) from error
             except BaseException:
                 self._clean()
                 raise
@@ -105,6 +107,10 @@ class Lab:
         self.folder.mkdir(parents=True, exist_ok=True)
         if any(p.name not in (_SIGN, "lock") for p in self.folder.iterdir()):
             raise LabError(f"{self.folder} is not empty and not a lab: choose another --dir")
+        free = shutil.disk_usage(self.folder).free
+        if free < NEEDED_BYTES:
+            raise LabError(f"{free >> 20} MiB are free in {self.folder}, a lab needs {NEEDED_BYTES >> 20}: free some, "
+                           "or choose another --dir")
         (self.folder / _SIGN).touch()
         for host in fleet.hosts:
             ensure_free(DMS_PORT, host.ip)
@@ -241,7 +247,10 @@ class Lab:
 
 
 def _one_line(error: Exception, folder: Path) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    """What a user can act on. Programs that find no room end with a stack trace as their last words."""
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if full or (isinstance(error, ProcessFailed) and any(
+            b"no space left on device" in log.read_bytes()[-65536:] for log in (folder / "logs").glob("*.log"))):
         return f"no space left in {folder}: free some, or choose another --dir"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
