@@ -29,6 +29,9 @@ lab: $(READY)  ## a lab of two hosts with a DPU each, on real API servers (build
 parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects
 	DPF_TWIN_PARITY=all $(BIN)/pytest -q tests/api/test_live_parity.py
 
+oracle: $(READY)  ## the API server's contract: 10,000 random sequences on a real API server and on the simulated one
+	DPF_TWIN_ORACLE_SEQUENCES=10000 ADMISSION_CASES=10000 $(BIN)/pytest -q tests/contract/test_kube.py tests/contract/test_admission.py
+
 bench-live: $(READY)  ## 10,000 DPUs in informers, status writes, watch lag, idle load; writes reports/out/bench-live.json
 	$(BIN)/python -m benchmarks.live
 
