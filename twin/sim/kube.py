@@ -289,13 +289,16 @@ class ApiServer:
             new = self._followed(old, new, by, at_ns, "status" if status else "")
         self._rv += 1
         new = replace(new, metadata=replace(new.metadata, resource_version=str(self._rv), generation=generation))
-        if new.metadata.owner_references is not was.owner_references:
-            self._garbage.reowned(resource, key, was, new.metadata, at_ns)
+        left = new.metadata
         if new.metadata.deletion_timestamp and not new.metadata.finalizers and not self._lingers(new):
             self._remove(resource, key, old, new, verb, by, at_ns)
+            left = ObjectMeta()  # the owners it had until now lost it just as well
         else:
             table[key] = new
             self._commit(resource, key, old, new, verb, by, at_ns)
+        # After the write itself: an owner that may go now goes with a later version.
+        if new.metadata.owner_references is not was.owner_references:
+            self._garbage.reowned(resource, key, was, left, at_ns)
         return new
 
     def update_status(self, obj: T, by: str, at_ns: int) -> T:
