@@ -102,6 +102,8 @@ def plain(manifest: Json) -> Json:
         meta["annotations"] = {k: v for k, v in meta["annotations"].items() if k not in _PRIVATE}
         if not meta["annotations"]:
             del meta["annotations"]
+    if "finalizers" in meta:  # two managers add theirs at the same moment: their order is an accident
+        meta["finalizers"] = sorted(meta["finalizers"])
     rest = {k: v for k, v in manifest.items() if k not in ("metadata", "apiVersion")}
     cleaned = _clean({**rest, "metadata": meta})
     assert isinstance(cleaned, dict)
