@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: rehearse test check bench lint types unit clean oracle lab bench-live parity
+.PHONY: rehearse test check bench lint types unit clean oracle lab bench-live parity lab-test
 
 rehearse: $(READY)  ## a first install and a rolling BFB update on two racks, in virtual time
 	$(BIN)/dpf-twin rehearse scenarios/library/rolling-bfb-update.yaml
@@ -26,8 +26,11 @@ bench: $(READY)  ## the performance table; writes reports/out/bench.json
 lab: $(READY)  ## a lab of two hosts with a DPU each, on real API servers (builds or finds kube-apiserver and etcd)
 	$(BIN)/dpf-twin lab up --speed 60
 
+lab-test: $(READY)  ## whole roll-outs on real parts: live, kill -9, parity, in a cluster (minutes)
+	$(BIN)/pytest -m lab
+
 parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects
-	DPF_TWIN_PARITY=all $(BIN)/pytest -q tests/api/test_live_parity.py
+	DPF_TWIN_PARITY=all $(BIN)/pytest -m lab tests/api/test_live_parity.py
 
 oracle: $(READY)  ## the API server's contract: 10,000 random sequences on a real API server and on the simulated one
 	DPF_TWIN_ORACLE_SEQUENCES=10000 ADMISSION_CASES=10000 $(BIN)/pytest -q tests/contract/test_kube.py tests/contract/test_admission.py

@@ -36,7 +36,7 @@ from twin.model.meta import ObjectMeta
 from twin.model.provisioning import Dpu, DpuCluster
 from twin.runtime.lease import Rules, micro_time
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lab]
 ROOT = Path(__file__).parents[2]
 SPACE = "dpf-operator-system"
 SPEED = 300.0

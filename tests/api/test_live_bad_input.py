@@ -236,7 +236,7 @@ def install_again(kube: LiveKube) -> None:
     import time
 
     from twin.backends.base import ApiError
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while True:
         try:
             install_crds(kube, [crd(Bfb)])

@@ -24,7 +24,7 @@ from twin.model.core import Lease
 from twin.model.meta import Key
 from twin.model.provisioning import Dpu
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lab]
 ROOT = Path(__file__).parents[2]
 SPACE = "dpf-operator-system"
 KILLS = int(os.environ.get("DPF_TWIN_KILLS", "3"))

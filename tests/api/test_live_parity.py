@@ -23,7 +23,7 @@ from scenarios.run import run as simulate
 from twin.backends.base import Settings
 from twin.backends.lab import binaries
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.lab]
 LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
 SPEED = 300.0
 FAST = Settings(cloud_init_s=2.0)

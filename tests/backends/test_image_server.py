@@ -37,7 +37,7 @@ def _volume(tmp_path: Path) -> Iterator[LiveVolume]:
 
 def fetched(volume: LiveVolume, url: str) -> Operation:
     op = volume.download(url, "/bfb/a.bfb", "/bfb/temp")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while not op.finished:
         assert time.monotonic() < deadline
         time.sleep(0.002)

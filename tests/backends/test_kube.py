@@ -32,7 +32,7 @@ def a_dpu(space: str, name: str = "dpu-1", **labels: str) -> Dpu:
                spec=DpuSpec(dpu_node_name="host-1", dpu_device_name="dev-1", bfb="bfb"))
 
 
-def eventually(true: Callable[[], bool], within_s: float = 10.0) -> None:
+def eventually(true: Callable[[], bool], within_s: float = 90.0) -> None:
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, "did not become true in time"

@@ -59,7 +59,7 @@ def agent(cluster: Cluster) -> Iterator[LiveHostAgent]:
 
 
 def ended(op: Operation) -> Operation:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not op.finished:
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -84,7 +84,7 @@ class LiveWorld(World):
         markers = {}
         for kind, obj in ((ConfigMap, config_map("zz-end")), (DpuDevice, device("zz-end")), (Dpu, dpu("zz-end"))):
             markers[kind] = self.kube.create(placed(obj, self.space)).key
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while any(self.kube.get(kind, key) is None for kind, key in markers.items()):
             assert time.monotonic() < deadline
             time.sleep(0.002)
@@ -403,7 +403,7 @@ def settled(world: World, propagation: str, held: bool) -> bool:
 
 
 def eventually(world: World, true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not true():
         assert time.monotonic() < deadline
         if isinstance(world, SimWorld):

@@ -255,6 +255,7 @@ def story() -> Iterator[InCluster]:
 
 
 @pytest.mark.slow
+@pytest.mark.lab
 def test_a_rollout_needs_no_more_than_the_role_grants(story: InCluster) -> None:
     story.start()
     run = story.play()

@@ -18,7 +18,7 @@ from twin.runtime.reconcile import DONE, Context, Result, Terminal, Watch
 KEY = Key("ns", "a")
 
 
-def eventually(true: Callable[[], bool], within_s: float = 5.0) -> None:
+def eventually(true: Callable[[], bool], within_s: float = 90.0) -> None:
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, "did not become true in time"
