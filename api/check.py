@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from api.cli import Refused, note
-from api.output import document
+from api.output import Refused, document, note
 from scenarios.base import Manifest, ScenarioFile
 from scenarios.check import Finding, Picture, check_scenario
 from scenarios.check import check as find

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from api.output import Refused, note
 from twin.version import DPF_RELEASE, VERSION
 
 app = typer.Typer(
@@ -40,10 +41,6 @@ Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this one
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="Objects of all namespaces")]
 Labels = Annotated[str, typer.Option("-l", "--selector", help="Label selector, as kubectl's", metavar="SELECTOR")]
 Cluster = Annotated[str, typer.Option("--cluster", help="A DPU cluster; the host cluster if absent", metavar="NAME")]
-
-
-class Refused(Exception):
-    """Bad usage or input, in one or more lines. Exit code 2."""
 
 
 def main() -> None:
@@ -92,10 +89,6 @@ def _told(error: Exception) -> str | None:
         if known is not None and isinstance(error, known):
             return str(error)
     return None
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 @app.callback(invoke_without_command=True)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from api.cli import Output, Policies, Quiet, Refused, app, check_output
+from api.cli import Output, Policies, Quiet, app, check_output
+from api.output import Refused
 
 lab_app = typer.Typer(help="A fleet on this machine with real parts: API servers, DMS over gRPC, netlink.",
                       rich_markup_mode=None, no_args_is_help=True, add_completion=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from api.cli import Refused, note
+from api.output import Refused, note
 
 if TYPE_CHECKING:
     from twin.backends.lab.lab import Lab

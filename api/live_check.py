@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from api.cli import Refused
+from api.output import Refused
 from controllers import CONTROLLERS
 from twin.backends.base import ApiError, NotFound
 from twin.backends.kube import Cluster, LiveKube

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from api.cli import Refused, note
+from api.output import Refused, note
 
 if TYPE_CHECKING:
     from api.live import Config, Live

@@ -1,10 +1,19 @@
-"""Documents on stdout: exactly one, JSON or YAML."""
+"""What the user reads: exactly one document on stdout, notes and refusals on stderr."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
+
+
+class Refused(Exception):
+    """Bad usage or input, in one or more lines. Exit code 2."""
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def document(data: Any, output: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from api.cli import Refused, note
+from api.output import Refused, note
 
 if TYPE_CHECKING:
     from scenarios.base import Scenario

@@ -20,13 +20,13 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from api.cli import Refused, note
 from api.lab import Plan, neighbour_crds, on_free_loopback
 from api.lab_program import LabProgram
 from api.live import Config, Live
 from api.live_folder import run_of, write_timing
 from api.live_log import Log
 from api.live_record import NEIGHBOURS, WATCHED, Recorder
+from api.output import Refused, note
 from api.webhook_server import WebhookServer, configurations
 from controllers.provisioning.webhooks import WEBHOOKS
 from controllers.services.webhooks import WEBHOOKS as SERVICE_WEBHOOKS

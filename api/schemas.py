@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from api.cli import Refused
-from api.output import document
+from api.output import Refused, document
 
 KINDS: Final = ("scenario", "fleet", "timing", "summary")
 

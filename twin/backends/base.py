@@ -87,10 +87,6 @@ class Crash(BaseException):
     """An injected crash of the controller process: nothing may swallow it."""
 
 
-def is_not_found(error: Exception) -> bool:
-    return isinstance(error, NotFound)
-
-
 # --- operations: long work that was started
 
 
