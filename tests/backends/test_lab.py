@@ -70,6 +70,16 @@ def test_a_program_is_found_by_name_and_stopped_with_its_children(tmp_path: Path
     assert processes.running() == []
 
 
+@pytest.mark.slow
+def test_a_program_that_is_just_becoming_itself_is_seen_running(tmp_path: Path) -> None:
+    """During its exec a process shows no environment, and so no mark."""
+    processes = Processes(tmp_path)
+    for name in map(str, range(60)):
+        processes.start(name, ["sleep", "1000"])
+        assert all(processes.pid(name) is not None for _ in range(40))
+    assert processes.stop_all() == []
+
+
 def test_a_program_that_ends_early_is_reported_with_its_last_words(tmp_path: Path) -> None:
     processes = Processes(tmp_path)
     processes.start("p", ["/bin/sh", "-c", "echo going; echo no such luck >&2; exit 3"])

@@ -18,6 +18,8 @@ from typing import Final
 
 MARK: Final = "DPF_TWIN_LAB"
 POLL_S: Final = 0.02
+EXEC_S: Final = 0.1
+"""A process that shows no environment for longer has none."""
 
 # The program writes its own pid before it becomes itself, so no moment exists in which it runs unnamed.
 _NAMED: Final = 'echo $$ > "$0" && exec "$@"'
@@ -56,7 +58,7 @@ class Processes:
         self._children[child.pid] = self._started[name] = child
         deadline = time.monotonic() + 2.0
         while self.pid(name) is None and child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)  # it is becoming itself: the mark does not show for a moment
+            time.sleep(0.001)  # it has not written its pid yet
         return child.pid
 
     def again(self, name: str) -> int:
@@ -145,7 +147,7 @@ class Processes:
             del self._children[pid]
             return False
         try:
-            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            environment = _environment(pid)
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             return False
@@ -158,6 +160,18 @@ class Processes:
                 return False
             time.sleep(POLL_S)
         return True
+
+
+def _environment(pid: int) -> bytes:
+    """The environment of a process. For a moment of its exec it shows none: then look again.
+
+    Raises: OSError when it has ended, or is the kernel's.
+    """
+    deadline = time.monotonic() + EXEC_S
+    while not (environment := Path(f"/proc/{pid}/environ").read_bytes()) and time.monotonic() < deadline:
+        os.readlink(f"/proc/{pid}/exe")
+        time.sleep(0.001)
+    return environment
 
 
 def _signal(pid: int, number: int) -> None:
