@@ -18,7 +18,7 @@ from api.live_log import Log
 from api.live_record import NEIGHBOURS, WATCHED, Recorder, fleet_of
 from api.live_shadow import ShadowClusters, ShadowHands, ShadowKube, ShadowMemory, Would
 from controllers import CONTROLLERS
-from twin.backends.base import Backends, KubeApi, Settings
+from twin.backends.base import KubeApi, Settings
 from twin.backends.bfb import LiveVolume
 from twin.backends.dms import LiveDms
 from twin.backends.kube import Cluster, LiveClusters, LiveKube, open_cluster
@@ -27,6 +27,7 @@ from twin.backends.wrap import Call, Ears, Wrapped, WrappedClusters, WrappedDms,
 from twin.model.core import Secret
 from twin.model.fleet import Fleet
 from twin.model.meta import Key, Object
+from twin.runtime.backends import Backends
 from twin.runtime.backstage import Backstage, LiveMemory
 from twin.runtime.lease import Elector, Rules
 from twin.runtime.live import LiveRunner, NotLeading, Readers
@@ -93,8 +94,7 @@ class Live:
         self._would = Would(log)
         self.elector = Elector(Key(config.settings.namespace, LEASE), config.identity, config.rules)
         self.lease_cluster = self._open(0.0, 0)
-        self._volume = LiveVolume(config.volume, careful="checked-downloads" in config.policies,
-                                  deliver=self._backstage.deliver)
+        self._volume = LiveVolume(config.volume, deliver=self._backstage.deliver)
         self._dms = LiveDms(self._secret, locate=self._volume.locate, deliver=self._backstage.deliver)
         self._clusters = LiveClusters(component="dpf-twin", qps=config.qps, burst=config.burst)
         self._agents: dict[str, LiveHostAgent] = {}

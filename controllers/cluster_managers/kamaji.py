@@ -12,11 +12,12 @@ from typing import Any, ClassVar, Final
 from controllers.cluster_managers import control_plane_nodes
 from controllers.cluster_managers.keepalived import config_map, daemon_set, owner
 from controllers.cluster_managers.manager import Finding, manage
-from twin.backends.base import Backends, KubeApi
+from twin.backends.base import KubeApi
 from twin.model.core import ConfigMap, DaemonSet, Service, ServicePort, ServiceSpec, TenantControlPlane
 from twin.model.meta import Condition, Key, Object, ObjectMeta
 from twin.model.names import Label, admin_kubeconfig
 from twin.model.provisioning import DpuCluster
+from twin.runtime.backends import Backends
 from twin.runtime.memory import Memory
 from twin.runtime.reconcile import Context, Result, Watch
 

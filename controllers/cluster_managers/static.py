@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from controllers.cluster_managers.manager import Finding, manage
-from twin.backends.base import Backends, KubeApi
+from twin.backends.base import KubeApi
 from twin.model.meta import Condition, Key
 from twin.model.provisioning import DpuCluster
+from twin.runtime.backends import Backends
 from twin.runtime.memory import Memory
 from twin.runtime.reconcile import Context, Result, Watch
 

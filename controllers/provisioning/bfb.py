@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from twin.backends.base import ApiError, Backends, BfbVolume, KubeApi
+from twin.backends.base import ApiError, BfbVolume, KubeApi
 from twin.model.meta import Key, replace, strip_finalizer
 from twin.model.names import Finalizer, bfb_file
 from twin.model.provisioning import Bfb, BfbSpec, BfbStatus, BfbVersions
+from twin.runtime.backends import Backends
 from twin.runtime.memory import Memory, TaskBody
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 

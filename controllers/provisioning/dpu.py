@@ -14,10 +14,10 @@ from controllers.provisioning import dpu_tasks
 from controllers.provisioning.allocator import Allocator
 from controllers.provisioning.dpu_pass import Pass, Unmet
 from controllers.provisioning.dpu_phases import PHASES
-from twin.backends.base import Backends
 from twin.model.meta import Key, Object, replace
 from twin.model.names import Finalizer, Label
 from twin.model.provisioning import Dpu, DpuCluster, DpuNode, DpuStatus, Firmware, Phase
+from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 POLL_S: Final = 5.0

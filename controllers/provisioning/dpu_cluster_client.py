@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 
 from controllers.provisioning.dpu_pass import not_found
-from twin.backends.base import Backends, KubeApi, KubeReader
+from twin.backends.base import KubeApi, KubeReader
 from twin.model.core import Secret
 from twin.model.meta import Key
 from twin.model.names import KUBECONFIG_KEY
 from twin.model.provisioning import DpuCluster
+from twin.runtime.backends import Backends
 
 FOLLOW_ROTATION = "follow-kubeconfig-rotation"
 """Policy: a changed kubeconfig Secret is read again."""

@@ -6,12 +6,13 @@ from controllers.provisioning import dpu_tasks
 from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, fatal
 from controllers.provisioning.dpu_tasks import HOST_NETWORK, TaskFailed
 from controllers.provisioning.install_files import ONE_CONFIG, control_plane_mtu
-from twin.backends.base import ApiError, Backends
+from twin.backends.base import ApiError
 from twin.model import bfcfg
 from twin.model import dms_commands as commands
 from twin.model.core import DpfOperatorConfig
 from twin.model.meta import Key
 from twin.model.provisioning import Dpu, DpuFlavor, DpuStatus, Phase
+from twin.runtime.backends import Backends
 from twin.runtime.memory import TaskBody
 
 

@@ -9,11 +9,12 @@ from controllers.provisioning import dpu_tasks
 from controllers.provisioning.dpu_pass import Pass, dms_target, fatal
 from controllers.provisioning.dpu_tasks import OS_INSTALL, TaskFailed, deadline_exceeded, within
 from controllers.provisioning.install_files import bf_cfg_name, bf_cfg_path, render_bf_cfg
-from twin.backends.base import Backends, DmsTarget, Operation, RpcError
+from twin.backends.base import DmsTarget, Operation, RpcError
 from twin.model import dms_commands as commands
 from twin.model.meta import Key
 from twin.model.names import DOMAIN, Label, dms_pod
 from twin.model.provisioning import Bfb, Dpu, DpuNode, DpuStatus, Phase
+from twin.runtime.backends import Backends
 from twin.runtime.memory import TaskBody
 
 ACTIVATE_BUDGET_S: Final = 1800.0

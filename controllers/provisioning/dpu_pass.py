@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from twin.backends.base import ApiError, Backends, DmsTarget, KubeReader, RpcError
+from twin.backends.base import ApiError, DmsTarget, KubeReader, RpcError
 from twin.model.core import Secret
 from twin.model.meta import Key, Object, replace, set_condition
 from twin.model.names import Label
 from twin.model.provisioning import Dpu, DpuNode, DpuStatus, Phase
+from twin.runtime.backends import Backends
 from twin.runtime.reconcile import Context
 
 T = TypeVar("T", bound=Object)

@@ -9,11 +9,12 @@ from controllers.provisioning import dpu_tasks, reboot_script
 from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, fatal
 from controllers.provisioning.dpu_tasks import REBOOT, TaskFailed
 from controllers.provisioning.reboot_command import reboot_plan
-from twin.backends.base import ApiError, Backends, DmsTarget, RpcError
+from twin.backends.base import ApiError, DmsTarget, RpcError
 from twin.model import dms_commands as commands
 from twin.model.meta import Key, condition, parse_time
 from twin.model.names import Annotation, Label, dms_pod
 from twin.model.provisioning import Dpu, DpuNode, DpuStatus, Phase
+from twin.runtime.backends import Backends
 from twin.runtime.memory import TaskBody
 
 V = TypeVar("V")

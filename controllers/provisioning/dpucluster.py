@@ -10,10 +10,11 @@ from typing import ClassVar, Final
 
 from controllers.provisioning.allocator import Allocator
 from controllers.provisioning.dpu_cluster_client import cluster_client
-from twin.backends.base import ApiError, Backends
+from twin.backends.base import ApiError
 from twin.model.meta import Key, condition_status, replace, set_condition, strip_finalizer
 from twin.model.names import Finalizer
 from twin.model.provisioning import DpuCluster, DpuClusterStatus
+from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 HEALTH_POLL: Final = "dpucluster-health-poll"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from twin.backends.base import ApiError, Backends, Dms, DmsTarget, KubeApi, NotFound, RpcError, Settings
+from twin.backends.base import ApiError, Dms, DmsTarget, KubeApi, NotFound, RpcError, Settings
 from twin.model.core import Node, Pod
 from twin.model.meta import (
     Conditions,
@@ -24,6 +24,7 @@ from twin.model.meta import (
 )
 from twin.model.names import Finalizer, Label, dms_pod
 from twin.model.provisioning import Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeStatus
+from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 POLL_S: Final = 5.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from controllers.provisioning.dpuset_view import DpuSetView, Look, seeded
-from twin.backends.base import AlreadyExists, ApiError, Backends, KubeApi, NotFound
+from twin.backends.base import AlreadyExists, ApiError, KubeApi, NotFound
 from twin.model.meta import Key, Object, ObjectMeta, replace, strip_finalizer
 from twin.model.names import Finalizer, Label
 from twin.model.provisioning import (
@@ -24,6 +24,7 @@ from twin.model.provisioning import (
     TemplateCluster,
 )
 from twin.model.rollout import max_unavailable as max_unavailable
+from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
 
 THROTTLE: Final = "throttle-initial-create"

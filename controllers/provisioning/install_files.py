@@ -8,11 +8,11 @@ from controllers.provisioning.dpu_cluster_client import cluster_client, kubeconf
 from controllers.provisioning.dpu_pass import not_found
 from controllers.provisioning.join_command import create_token, join_command
 from controllers.provisioning.reboot_command import reboot_plan
-from twin.backends.base import Backends
 from twin.model import bfcfg
 from twin.model.core import ConfigMap, DpfOperatorConfig
 from twin.model.meta import Key, Object
 from twin.model.provisioning import Dpu, DpuCluster, DpuDevice, DpuFlavor, DpuNode
+from twin.runtime.backends import Backends
 
 T = TypeVar("T", bound=Object)
 

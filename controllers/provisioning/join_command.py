@@ -10,10 +10,11 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from twin.backends.base import Backends, KubeApi
+from twin.backends.base import KubeApi
 from twin.model.core import Secret
 from twin.model.meta import ObjectMeta, format_time
 from twin.model.provisioning import Dpu
+from twin.runtime.backends import Backends
 
 TOKEN_LIFE_S: Final = 7200.0
 DAY_LONG: Final = "bootstrap-token-lasts-a-day"

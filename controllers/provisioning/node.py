@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from controllers.provisioning.dms_pod import certificate, internal_ip, pod
-from twin.backends.base import Backends, KubeApi, Settings
+from twin.backends.base import KubeApi, Settings
 from twin.model.core import Certificate, DpfOperatorConfig, Node, Pod
 from twin.model.meta import Key, Object
 from twin.model.names import Label, dms_certificate, dms_pod
 from twin.model.provisioning import DpuNode
+from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 SELF_HEAL: Final = "dms-pod-self-heal"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, cast
 
 from controllers.services import conditions as cond
-from twin.backends.base import ApiError, Backends, KubeApi, NotFound
+from twin.backends.base import ApiError, KubeApi, NotFound
 from twin.model.kinds import to_manifest
 from twin.model.meta import Conditions, Key, Object, ObjectMeta, replace
 from twin.model.names import Finalizer, Label
@@ -30,6 +30,7 @@ from twin.model.provisioning import (
     TemplateCluster,
 )
 from twin.model.services import DeploymentDpuSet, DpuDeployment, DpuDeploymentSpec, Status
+from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
 
 FIELD_MANAGER: Final = "dpudeployment"

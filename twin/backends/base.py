@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from twin.model.meta import Key, Object
-
-if TYPE_CHECKING:
-    from twin.runtime.memory import Memory
 
 T = TypeVar("T", bound=Object)
 
@@ -312,7 +309,7 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> Operation: ...
 
 
-# --- what a controller is made of
+# --- the facts of an installation
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,22 +324,3 @@ class Settings:
     dms_image: str = "dms:v25.4"
     seed: int = 0
     """Feeds the orders that are random upstream (Go map iteration), so that a run can be repeated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Backends:
-    """All worlds one controller may need. A factory takes what it uses: `DpuReconciler.make(backends)`.
-
-    `kube` is for reconcile passes, `background` for background tasks (same API server, no pass to charge).
-    """
-
-    kube: KubeApi
-    background: KubeApi
-    clusters: KubeClusters
-    dms: Dms
-    agent: HostAgent
-    volume: BfbVolume
-    memory: Memory
-    clock: Clock
-    policies: frozenset[str] = frozenset()
-    settings: Settings = Settings()

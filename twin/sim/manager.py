@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from twin.backends.base import Backends, Dms, HostAgent, KubeApi, KubeClusters, Settings
+from twin.backends.base import Dms, HostAgent, KubeApi, KubeClusters, Settings
 from twin.model.meta import Key
+from twin.runtime.backends import Backends
 from twin.runtime.memory import Memory
 from twin.runtime.reconcile import Controller, Reconciler
 from twin.sim.client import ApiCosts, Cache, RateLimit, SimKube
 from twin.sim.clock import SimClock, TwinEnvironment
 from twin.sim.kube import ApiServer
-from twin.sim.runner import BackgroundMeter, Meter, Runner, touch
+from twin.sim.runner import Meter, Runner, touch
 from twin.sim.volume import SimVolume
 
 
@@ -94,7 +95,7 @@ class Manager:
         meters: list[Meter] = []
         self._meters = meters
         for i, controller in enumerate(self.controllers):
-            meter, background = Meter(controller.name), BackgroundMeter(controller.name)
+            meter, background = Meter(controller.name), Meter(controller.name, billed=False)
             meters += (meter, background)
             reconciler = controller.make(self._backends(meter, background, limit, tokens))
             runner = Runner(
