@@ -10,10 +10,11 @@ from typing import Final, NamedTuple
 
 from api.output import Refused, document, note
 from scenarios.base import Manifest, ScenarioFile
-from scenarios.check import Finding, Picture, check_scenario
+from scenarios.check import Finding, check_scenario
 from scenarios.check import check as find
 from scenarios.load import Loader, Overrides, load_scenario, policies
 from scenarios.objects import duplicates, expand, kubectl_order, shown_path, with_stock
+from scenarios.rules import Picture
 from twin.model.fleet import Fleet
 from twin.model.fleet_file import FleetFile
 from twin.model.mistakes import BadInput, Mistake

@@ -300,7 +300,6 @@ def policies() -> str:
 
 
 def checks() -> str:
-    from scenarios import rules_fleet, rules_objects, rules_timeline  # noqa: F401  they fill RULES
     from scenarios.check import RULES
 
     return (

@@ -9,7 +9,7 @@ from typing import Final
 
 from controllers.provisioning.reboot_command import COMMANDS
 from scenarios.base import Manifest
-from scenarios.check import Picture, Place, Selection, part, rule
+from scenarios.rules import Picture, Place, Selection, part, rule
 from scenarios.rules_objects import selected_twice
 from twin.model import names
 from twin.model.fleet import GI, Budget, Card

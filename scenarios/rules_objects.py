@@ -8,7 +8,7 @@ from typing import Any
 
 from controllers.provisioning.webhooks import WEBHOOKS
 from scenarios.base import Manifest, Patch
-from scenarios.check import OPERATOR_NAMESPACE, Path, Picture, Place, Selection, mapping, part, rule
+from scenarios.rules import OPERATOR_NAMESPACE, Path, Picture, Place, Selection, mapping, part, rule
 from twin.model import names
 from twin.model.meta import Object
 from twin.model.names import Annotation

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from scenarios.base import Delete, Patch, Scale, Step
-from scenarios.check import Picture, Place, part, rule
+from scenarios.rules import Picture, Place, part, rule
 from twin.model.units import duration
 
 INSTALL_S: Final = 3600.0

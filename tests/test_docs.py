@@ -65,7 +65,6 @@ def test_every_verb_stands_in_a_guide_or_the_tutorial_or_the_readme() -> None:
 
 
 def test_every_fault_policy_wart_rule_table_and_timing_entry_is_documented() -> None:
-    from scenarios import rules_fleet, rules_objects, rules_timeline  # noqa: F401
     from scenarios.check import RULES
 
     profile = default()

@@ -19,6 +19,12 @@ ABOVE_SIBLINGS = {
     ("twin.sim", "twin.actors"): "the world wires its neighbours",
     ("twin.backends", "twin.actors"): "a lab runs the neighbours that it does not have",
 }
+# Files that import each other all the same, and why.
+CIRCLES = {
+    ("api.cli", "api.cli_live"): "the command registers its verbs, and verbs take their flags from the command",
+    ("twin.sim.client", "twin.sim.garbage", "twin.sim.kube"): "parts of one server; the way back is types alone",
+    ("twin.sim.neighbours", "twin.sim.world"): "the world starts its neighbours; the way back is types alone",
+}
 # Third parties that only these may import.
 ONLY = {
     "simpy": ("twin.sim",), "matplotlib": ("reports",), "pyarrow": ("reports",), "perfetto": ("reports",),
@@ -59,6 +65,32 @@ def violations(module: str, source: str) -> list[str]:
     return found
 
 
+def circles(known: dict[str, str]) -> list[tuple[str, ...]]:
+    """Groups of modules (name -> source) that import each other, type-only imports included."""
+    graph = {m: sorted({t for _, target in imports(source) if (t := _module(target, known)) and t != m})
+             for m, source in known.items()}
+    reach = {m: _reached(graph, m) for m in graph}
+    groups = {tuple(sorted({m, *(n for n in reach[m] if m in reach[n])})) for m in graph if m in reach[m]}
+    return sorted(groups)
+
+
+def _module(target: str, known: dict[str, str]) -> str:
+    """The module that an import loads: `twin.model.meta` for `twin.model.meta.Key`."""
+    while target and target not in known:
+        target = target.rpartition(".")[0]
+    return target
+
+
+def _reached(graph: dict[str, list[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    todo = list(graph[start])
+    while todo:
+        if (module := todo.pop()) not in seen:
+            seen.add(module)
+            todo += graph[module]
+    return seen
+
+
 def modules() -> list[tuple[str, Path]]:
     paths = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]
     return [(".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), p) for p in paths]
@@ -66,6 +98,17 @@ def modules() -> list[tuple[str, Path]]:
 
 def test_imports_point_down() -> None:
     assert [v for module, path in modules() for v in violations(module, path.read_text())] == []
+
+
+def test_no_file_imports_a_file_that_imports_it() -> None:
+    assert circles({m: path.read_text() for m, path in modules()}) == sorted(CIRCLES)
+
+
+def test_a_planted_circle_is_found_however_it_is_hidden() -> None:
+    files = {"a": "from b import x", "b": "def f():\n    import c.d", "c.d": "if TYPE_CHECKING:\n    from a import y",
+             "e": "import a"}
+
+    assert circles(files) == [("a", "b", "c.d")]
 
 
 def test_every_module_has_a_floor() -> None:

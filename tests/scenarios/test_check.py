@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from scenarios.check import RULES, Picture, check, check_scenario, node_labels
+from scenarios.check import RULES, check, check_scenario
 from scenarios.load import load_scenario
 from scenarios.objects import manifests_of
+from scenarios.rules import Picture, node_labels
 from scenarios.rules_fleet import allowed, hugepage_bytes
 from twin.model import fleet_file
 from twin.model.fleet import Budget

@@ -14,7 +14,6 @@ from scenarios.known_issues_table import ISSUES, KnownIssue
 from tests.scenarios.library_runs import NAMES, run, scenario
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-issues.md"
-check_scenario(scenario("first-install"))  # fills RULES
 
 
 def refs(issue: KnownIssue) -> str:
