@@ -33,7 +33,8 @@ class Queue(Protocol):
 class TimedOut(Unavailable):
     """504: the write may have landed."""
 
-    code, reason = 504, "Timeout"
+    code = 504
+    reason = "Timeout"
     maybe_landed = True
 
 
@@ -264,7 +265,7 @@ class SimKube:
         else:
             pool = informer.objects
             self._meter.reads.append((informer.readers, None))
-        self._meter.cost_ns += self._costs.list_object_ns * len(pool)
+        self._meter.charge_ns(self._costs.list_object_ns * len(pool))
         if namespace is None:
             found = list(pool.values())
         else:
@@ -280,7 +281,7 @@ class SimKube:
         objects = getattr(found, "objects", None)
         if objects is not None:
             # Upstream lists what the view answers from memory: the pass pays for that list.
-            self._meter.cost_ns += self._costs.list_object_ns * objects(token)
+            self._meter.charge_ns(self._costs.list_object_ns * objects(token))
         return found  # type: ignore[return-value]
 
     def read_live(self, kind: type[T], key: Key) -> T:
@@ -344,7 +345,7 @@ class SimKube:
         at += self._costs.write_ns
         if server.write_ns:
             at += server.busy_ns(at)
-        meter.cost_ns = at - now
+        meter.charge_ns(at - now - meter.cost_ns)
         if server.down or server.revoked:
             self._refuse(method, what)
         if server.flaky is not None and server.flaky[0]():
@@ -362,7 +363,7 @@ class SimKube:
         meter.reads.append((self._server.readers, "up"))
         if self._limit is not None:
             cost += self._limit.wait_ns(self._server.env.now + meter.cost_ns)
-        meter.cost_ns += self._server.slowed(cost)
+        meter.charge_ns(self._server.slowed(cost))
         if self._server.down or self._server.revoked:
             self._refuse(method, what)
 
@@ -373,7 +374,7 @@ class SimKube:
                 raise ApiError("the server has asked for the client to provide credentials", code=401,
                                reason="Unauthorized")
             return
-        self._meter.cost_ns += self._costs.refused_ns
+        self._meter.charge_ns(self._costs.refused_ns)
         url = self._server.url
         raise Unavailable(f'{method} "{url}{_path(what)}": dial tcp {url.removeprefix("https://")}: '
                           "connect: connection refused")

@@ -26,7 +26,7 @@ from twin.model.faults import fitting
 from twin.model.meta import Key, Object
 from twin.sim.clock import EPOCH
 from twin.sim.host import SimHost
-from twin.sim.runner import BackgroundMeter
+from twin.sim.runner import Meter
 
 if TYPE_CHECKING:
     from twin.sim.world import World
@@ -74,7 +74,7 @@ def bring_up(world: World) -> Joining:
     person = world.fleet.person
     add("person-reboots", lambda k: Reboots(k, clock, durations, lambda host: power_cycle(world, host), person))
     add("person-releases", lambda k: Releases(k, clock, durations, person))
-    meter = BackgroundMeter("dpu-kubelet")
+    meter = Meter("dpu-kubelet", billed=False)
     joining: Joining = add("dpu-kubelet", lambda k: Joining(
         clock, durations, world.arms, lambda address: world.dpu_client(address, meter), k))
     return joining

@@ -31,20 +31,27 @@ PASSES = 10
 
 
 class Meter:
-    """What one controller's current pass costs, reads and does. Every simulated backend charges it."""
+    """What one controller's current pass costs, reads and does. Every simulated backend charges it.
 
-    __slots__ = ("controller", "cost_ns", "effects", "on_effect", "reads")
+    `billed=False` is for background tasks: nobody waits for them, so nothing is charged and nothing they read is
+    remembered.
+    """
 
-    def __init__(self, controller: str) -> None:
+    __slots__ = ("billed", "controller", "cost_ns", "effects", "on_effect", "reads")
+
+    def __init__(self, controller: str, *, billed: bool = True) -> None:
         self.controller = controller
+        self.billed = billed
         self.cost_ns = 0
         self.effects = 0
-        self.reads: list[tuple[dict[Any, dict[Any, None]], Any]] | deque[tuple[dict[Any, dict[Any, None]], Any]] = []
+        self.reads: list[tuple[dict[Any, dict[Any, None]], Any]] | deque[tuple[dict[Any, dict[Any, None]], Any]] = (
+            [] if billed else deque(maxlen=0))
         self.on_effect: Callable[[str, bool], None] | None = None
         """Fault hook: called before (False) and after (True) every effect with what it is."""
 
     def charge_ns(self, ns: int) -> None:
-        self.cost_ns += ns
+        if self.billed:
+            self.cost_ns += ns
 
     def read(self, readers: dict[Any, dict[Any, None]], token: Any) -> None:
         self.reads.append((readers, token))
@@ -58,24 +65,6 @@ class Meter:
     def after(self, what: str) -> None:
         if self.on_effect is not None:
             self.on_effect(what, True)
-
-
-class BackgroundMeter(Meter):
-    """For background tasks: nobody waits for them, so nothing is charged and nothing they read is remembered."""
-
-    __slots__ = ()
-
-    def __init__(self, controller: str) -> None:
-        super().__init__(controller)
-        self.reads = deque(maxlen=0)
-
-    @property
-    def cost_ns(self) -> int:
-        return 0
-
-    @cost_ns.setter
-    def cost_ns(self, value: int) -> None:
-        pass
 
 
 def touch(readers: dict[Any, dict[Any, None]], token: Any) -> None:
@@ -127,7 +116,7 @@ class Runner:
         self._offsets: dict[Key, tuple[int, int]] = {}
         self._head_offset = 0
         self._tail_offset = 0
-        self._real: list[tuple[int, int, Key]] = []
+        self._ready: list[tuple[int, int, Key]] = []
         self._seq = 0
         self._stale_due: list[tuple[int, Key]] = []
         self._wake_at = -1
@@ -206,7 +195,7 @@ class Runner:
         del memo[key]
         if key in self.queue.entered:
             self._seq += 1
-            heappush(self._real, (self._offsets[key][0], self._seq, key))
+            heappush(self._ready, (self._offsets[key][0], self._seq, key))
         due = self.queue.due.get(key)
         if due is not None:
             heappush(self._stale_due, (due, key))
@@ -249,7 +238,7 @@ class Runner:
         if memo is None:
             self._offsets[key] = (at, 0)
             self._seq += 1
-            heappush(self._real, (at, self._seq, key))
+            heappush(self._ready, (at, self._seq, key))
         else:
             cost = memo[0]
             self._offsets[key] = (at, cost)
@@ -419,7 +408,7 @@ class Runner:
     def _arm(self) -> None:
         """Wake when the next pass that must really run starts, or when it can be known."""
         queue, at = self.queue, None
-        real, offsets = self._real, self._offsets
+        real, offsets = self._ready, self._offsets
         while real:
             offset, _, key = real[0]
             found = offsets.get(key)

@@ -44,7 +44,7 @@ from twin.sim.links import Link, Links
 from twin.sim.machines import SimArms, SimMachines
 from twin.sim.manager import Manager, Surroundings
 from twin.sim.neighbours import boot_ended, bring_up
-from twin.sim.runner import BackgroundMeter, Meter, Runner, touch
+from twin.sim.runner import Meter, Runner, touch
 from twin.sim.trace import Trace
 from twin.sim.volume import SimVolume
 
@@ -182,7 +182,7 @@ class World:
 
     def add_actor(self, name: str, make: Callable[[KubeApi], Any]) -> Any:
         """A neighbour: a reconciler whose requests cost it nothing, with one cache for all neighbours."""
-        actor = make(SimKube(self._neighbour_cache, BackgroundMeter(name)))
+        actor = make(SimKube(self._neighbour_cache, Meter(name, billed=False)))
         runner = ActorRunner(self.env, actor, index=self._actor_index)
         self._actor_index += 1
         actor.wake = runner.wake
