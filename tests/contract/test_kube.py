@@ -441,3 +441,27 @@ def test_bfbs_go_through_the_same_rules(typed_cluster: Cluster, watching: Watchi
             outcomes.append(session.do(lambda s, b=bfb: s.world.kube.create(b)))
         results.append(outcomes)
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("write", ["update", "status", "patch", "apply"])
+def test_the_first_write_stores_a_default_status_even_if_it_changes_nothing(
+        typed_cluster: Cluster, watching: Watching, write: str) -> None:
+    def again(kube: KubeApi, obj: Dpu) -> Object:
+        if write == "update":
+            return kube.update(obj)
+        if write == "status":
+            return kube.update_status(obj)
+        if write == "patch":
+            return kube.patch(Dpu, obj.key, {})
+        return kube.apply({"apiVersion": Dpu.api_version(), "kind": Dpu.KIND, "metadata": {
+            "name": obj.metadata.name, "namespace": obj.metadata.namespace}}, "dpf-twin")
+
+    for world in both(typed_cluster, watching):
+        first = world.kube.create(placed(dpu("a"), world.space))
+        again(world.kube, first)
+        second = world.kube.read_live(Dpu, first.key)
+        again(world.kube, second)
+        third = world.kube.read_live(Dpu, first.key)
+        assert replace(second, metadata=first.metadata) == first
+        assert second.metadata.resource_version != first.metadata.resource_version
+        assert third.metadata.resource_version == second.metadata.resource_version

@@ -112,6 +112,8 @@ class ApiServer:
         self._pages = Pages()
         self._histories: dict[Resource, History] = {}
         self._leaving: dict[tuple[Resource, Key], int] = {}
+        self._defaulted: dict[tuple[Resource, Key], str] = {}
+        """Objects whose status was a default at their creation, and their version then."""
         """Objects removed by a request whose metered moment is still to come, and that moment."""
 
     # --- reads
@@ -235,6 +237,8 @@ class ApiServer:
         if self.follow_managers and not new.metadata.managed_fields:
             new = self._followed(None, new, by, at_ns, "")
         table[key] = new
+        if getattr(new, "status", None) is not None and not isinstance(resource, str) and has_crd(resource):
+            self._defaulted[resource, key] = new.metadata.resource_version
         self._leaving.pop((resource, key), None)
         if meta.owner_references:
             self._garbage.born(resource, key, new.metadata, at_ns)
@@ -262,7 +266,8 @@ class ApiServer:
         if isinstance(obj, Secret) and obj.string_data:
             obj = cast(T, without_string_data(obj))
         if status:
-            if obj.status == old.status and managed in (None, was.managed_fields):  # type: ignore[attr-defined]
+            if (obj.status == old.status and managed in (None, was.managed_fields)  # type: ignore[attr-defined]
+                    and not self._unstored(resource, key, was)):
                 return old
             new = replace(old, status=obj.status)  # type: ignore[attr-defined]
             if managed is not None:
@@ -275,7 +280,7 @@ class ApiServer:
             new = obj if kept is meta else replace(obj, metadata=kept)
             if type(obj).HAS_STATUS and new.status is not old.status:  # type: ignore[attr-defined]
                 new = replace(new, status=old.status)  # type: ignore[attr-defined]
-            if new == old:
+            if new == old and not self._unstored(resource, key, was):
                 return old
             generation = was.generation + (was.generation > 0 and replace(new, metadata=was) != old)
         if not admitted:
@@ -314,7 +319,9 @@ class ApiServer:
             new = merged(old, merge)
             if resource_version:
                 new = replace(new, metadata=replace(new.metadata, resource_version=resource_version))
-            return old if new is old else self.update(new, by, at_ns, status=status, verb="patch")
+            if new is old and not self._unstored(kind, key, old.metadata):
+                return old
+            return self.update(new, by, at_ns, status=status, verb="patch")
         return cast(T, self.patch_resource(kind, key, merge, by, at_ns, status=status,
                                            resource_version=resource_version))
 
@@ -340,7 +347,7 @@ class ApiServer:
             raise conflict(resource, key)
         before = self._stored(resource, old)
         after = change(before)
-        if after == before:
+        if after == before and not self._unstored(resource, key, old.metadata):
             return old
         name = after.get("metadata", {}).get("name")
         if name != key.name:
@@ -384,7 +391,7 @@ class ApiServer:
         before.get("metadata", {}).pop("managedFields", None)
         had = ssa.managers_of(was.managed_fields)
         after, managers = ssa.applied(before, config, had, who, shape, now, force=force)
-        if after is before:
+        if after is before and not self._unstored(resource, key, was):
             return old
         after = self._admitted(resource, key, after, before, "apply", by, at_ns, status)
         new = _decoded(resource, after)
@@ -517,6 +524,10 @@ class ApiServer:
                        deletion_timestamp=was.deletion_timestamp, resource_version=was.resource_version,
                        deletion_grace_period_seconds=was.deletion_grace_period_seconds,
                        managed_fields=was.managed_fields)
+
+    def _unstored(self, resource: Resource, key: Key, was: ObjectMeta) -> bool:
+        """Is its status a default that readers see and the store does not hold? Then any write is one."""
+        return self._defaulted.get((resource, key)) == was.resource_version
 
     def _refuse_stale(self, resource: Resource, key: Key, meta: ObjectMeta, was: ObjectMeta, verb: str, by: str,
                       at_ns: int) -> None:
