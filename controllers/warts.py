@@ -37,6 +37,9 @@ WARTS: Final[tuple[Wart, ...]] = (
          "OS installs, warm reboots and host network scripts live in process memory: a restarted controller starts "
          "them again, a second OS install beside the first", "provisioning.md 2.0, 10.1",
          policy="no-duplicate-os-install"),
+    Wart("tasks-retried-without-pause",
+         "A failed task is started again with the next pass: eleven attempts at a host that is down are over in about "
+         "two minutes, sooner than a host has rebooted", "provisioning.md 2.0, 2.3"),
     Wart("unknown-part-passes", "The capacity check lets a card of unknown part number pass", "provisioning.md 2.2"),
     Wart("deletion-ignored-in-config-fw", "Config FW Parameters never looks at the deletion timestamp",
          "provisioning.md 2.2, 2.4"),
@@ -50,6 +53,10 @@ WARTS: Final[tuple[Wart, ...]] = (
          "provisioning.md 2.3"),
     Wart("any-reboot-counts", "A host rebooted by anybody since Initialize Interface counts as rebooted by DPF",
          "provisioning.md 3.4, 10.1"),
+    Wart("reboot-ignores-siblings",
+         "A host is rebooted for one of its DPUs while another is installing: that install breaks, and its DPU ends "
+         "in Error, or starts anew and takes this reboot for its own", "provisioning.md 3.4, 10",
+         policy="reboot-waits-for-siblings"),
     Wart("power-cycle-reissued", "A cold power cycle is sent again in every pass until the host is down",
          "provisioning.md 3.4"),
     Wart("warm-reboot-starts-over", "After eleven failed warm reboots the DPU stays in Rebooting and counts from one",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
@@ -11,6 +11,7 @@ from scenarios.measure import unavailability
 from scenarios.result import Run
 from twin.model.core import DpfOperatorConfig, Event, Node, Pod
 from twin.model.meta import Object, condition_status
+from twin.model.names import Annotation
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuFlavor, DpuNode, DpuSet, Phase
 from twin.model.services import DpuDeployment
 from twin.sim.trace import BUDGET, PhaseRow
@@ -169,6 +170,24 @@ def _swept(e: Evidence) -> bool:
     return bool(budget) and any(sum(0 <= s - t < 1.0 for s in starts) > max(budget) for t in asks)
 
 
+def _old(card: Mapping[str, Any]) -> bool:
+    return bool(card["firmware_running"] != card["firmware_on_flash"])
+
+
+def _skips(e: Evidence, card: Mapping[str, Any]) -> bool:
+    """Does an annotation of the card's host say that reboots are skipped?"""
+    return any("skip" in (n.metadata.annotations.get(Annotation.REBOOT_COMMAND),
+                          n.metadata.annotations.get(Annotation.POWERCYCLE_COMMAND))
+               for n in e.all(DpuNode) if n.metadata.name == card["host"])
+
+
+def _foreign_reboot(e: Evidence) -> bool:
+    """Somebody's reboot, or that for another DPU of the host, passed for a DPU's own: none takes less than a minute."""
+    passed = {p.dpu for p in e.stays(Phase.REBOOTING, outcome="passed") if p.end_s - p.start_s < 60.0}
+    return bool(passed) and (e.fault("host-rebooted") or any(
+        _old(c) and c["dpu"] in passed and not _skips(e, c) for c in e.cards(ready=True)))
+
+
 def _stale_labels(e: Evidence) -> bool:
     sets = {s.metadata.uid: s for s in e.all(DpuSet)}
     for dpu in e.all(Dpu):
@@ -238,11 +257,9 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     and "dpuset-skips-taken-devices" not in e.policies,
     "allocator-first-cluster-only": _second_cluster_unused,
     "dpu-cluster-client-cached": _rotated,
-    "skipped-reboot-is-ready": lambda e: any(
-        c["firmware_running"] != c["firmware_on_flash"] for c in e.cards(ready=True)),
+    "skipped-reboot-is-ready": lambda e: any(_skips(e, c) for c in e.cards(ready=True) if _old(c)),
     "sweep-of-unavailable": _swept,
-    "any-reboot-counts": lambda e: e.fault("host-rebooted") and any(
-        p.end_s - p.start_s < 60.0 for p in e.stays(Phase.REBOOTING, outcome="passed")),
+    "any-reboot-counts": _foreign_reboot,
     "node-labels-never-removed": _stale_labels,
     "bfb-versions-immutable": _replaced,
     "joined-by-stale-node": _stale_node,

@@ -72,8 +72,9 @@ ISSUES: Final[tuple[KnownIssue, ...]] = (
            "issue-4445649-drain-without-kubernetes", rules="effect-needs-node",
            way_out="noEffect on such hosts"),
     _issue("one-dpu-per-host", "the reboot of a host for one DPU breaks the OS install of its other DPU for good",
-           "issue-one-dpu-per-host two-dpus-on-a-host", rules="several-dpus", source="provisioning.md 10, until 25.10",
-           way_out="one DPU at a time"),
+           "issue-one-dpu-per-host issue-one-dpu-per-host-fixed two-dpus-on-a-host", rules="several-dpus",
+           warts="reboot-ignores-siblings tasks-retried-without-pause", source="provisioning.md 10, until 25.10",
+           way_out="one DPU at a time; delete the DPU that is in Error"),
     _issue("token-expiry", "a reboot more than two hours after the install: the join token has expired",
            "issue-token-expiry issue-token-expiry-fixed", rules="slow-reboot", warts="bootstrap-token-expires",
            source="provisioning.md 10 (documentation)",
@@ -111,8 +112,9 @@ ISSUES: Final[tuple[KnownIssue, ...]] = (
           row=10),
     _wart("sweep-of-unavailable", "outdated DPUs that are not Ready are deleted at once, outside maxUnavailable",
           "wart-sweep-of-unavailable", row=11),
-    _wart("any-reboot-counts", "a host that somebody rebooted after Initialize Interface is not rebooted by DPF",
-          "wart-any-reboot-counts", row=12),
+    _wart("any-reboot-counts", "a host rebooted after Initialize Interface, by anybody or for another of its DPUs, is "
+          "not rebooted again: firmware may stay old", "wart-any-reboot-counts "
+          "issue-one-dpu-per-host-old-firmware", row=12),
     _wart("node-labels-never-removed", "a node label taken out of a template stays on DPUs and Nodes",
           "wart-node-labels-never-removed", row=13, rules="label-removal"),
     _wart("bfb-versions-immutable", "a BFB whose file was fetched again with other versions stays in Downloading",

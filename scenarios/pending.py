@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from controllers.provisioning.selector import matches
 from twin.model.core import Event, Node, NodeMaintenance
-from twin.model.meta import Key, Object, condition_status
+from twin.model.meta import Key, Object, condition, condition_status, parse_time
 from twin.model.names import Label
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet, Phase
 from twin.sim.host import BOOTING
@@ -54,6 +54,9 @@ def _clusters(world: World) -> Iterator[str]:
 
 def _dpus(world: World) -> Iterator[str]:
     sets = {s.metadata.uid: s for s in world.objects(DpuSet)}
+    hosts: dict[str, list[Dpu]] = {}
+    for dpu in world.dpus():
+        hosts.setdefault(dpu.spec.dpu_node_name, []).append(dpu)
     for dpu in world.dpus():
         status = dpu.status
         phase = status.phase if status else ""
@@ -61,7 +64,7 @@ def _dpus(world: World) -> Iterator[str]:
         if dpu.deleting:
             yield f"DPU {dpu.key} is still being deleted, in phase {phase}{_why(dpu)}"
         elif phase != Phase.READY or condition_status(conditions, "Ready") != "True":
-            yield f"DPU {dpu.key} is in phase {phase or 'none'}{_why(dpu)}"
+            yield f"DPU {dpu.key} is in phase {phase or 'none'}{_why(dpu)}{_cut(dpu, hosts[dpu.spec.dpu_node_name])}"
         else:
             owner = next((sets[r.uid] for r in dpu.metadata.owner_references if r.uid in sets), None)
             if owner is not None:
@@ -83,6 +86,27 @@ def _why(dpu: Dpu) -> str:
         if c.status != "True":
             return f": {c.reason}" + (f" ({c.message})" if c.message else "")
     return ""
+
+
+def _cut(dpu: Dpu, of_host: list[Dpu]) -> str:
+    """A DPU in Error whose last attempt to install failed during the reboot of its host for another DPU.
+
+    The reboot lasts from the other's CheckedHostRebootNeed to its Rebooted condition.
+    """
+    failed = _since(dpu, "OSInstalled", "False")
+    if failed is None or dpu.status is None or dpu.status.phase != Phase.ERROR:
+        return ""
+    for other in of_host:
+        begun, ended = _since(other, "CheckedHostRebootNeed", "True"), _since(other, "Rebooted", "True")
+        if other is not dpu and begun is not None and begun <= failed and (ended is None or failed <= ended):
+            return (f"; its host was being rebooted for DPU {other.metadata.name} while it installed, and its eleven "
+                    "attempts were over before the host was back: delete it, and its DPUSet makes it anew")
+    return ""
+
+
+def _since(dpu: Dpu, type_: str, status: str) -> float | None:
+    found = condition(dpu.status.conditions if dpu.status else (), type_)
+    return parse_time(found.last_transition_time) if found is not None and found.status == status else None
 
 
 def _sets(world: World) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from controllers.provisioning import dpu_tasks, reboot_script
-from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, fatal
+from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, fatal, siblings
 from controllers.provisioning.dpu_tasks import REBOOT, TaskFailed
 from controllers.provisioning.reboot_command import reboot_plan
 from twin.backends.base import ApiError, DmsTarget, RpcError
@@ -21,6 +21,9 @@ V = TypeVar("V")
 
 INTERFACE_INITIALIZED: Final = "InterfaceInitialized"
 AFTER_REBOOT: Final = Phase.HOST_NETWORK_CONFIGURATION
+
+WAITS_FOR_SIBLINGS: Final = "reboot-waits-for-siblings"
+"""Policy: a host is not rebooted while another of its DPUs is in OS Installing."""
 
 
 # --- is it needed
@@ -70,7 +73,10 @@ def _target(p: Pass) -> DmsTarget:
 
 
 def rebooting(p: Pass) -> DpuStatus:
-    """Reboot the host in the DPUNode's way, once."""
+    """Reboot the host in the DPUNode's way, once.
+
+    upstream: reboot-ignores-siblings. What the host's other DPUs are doing is not looked at.
+    """
     node = p.node()
     initialized = condition(p.status.conditions, INTERFACE_INITIALIZED)
     if initialized is None or initialized.status != "True":
@@ -83,6 +89,8 @@ def rebooting(p: Pass) -> DpuStatus:
     if plan.command == "skip":
         # upstream: skipped-reboot-is-ready. Firmware and nvconfig may stay old on a DPU that becomes Ready.
         return p.passed(AFTER_REBOOT)
+    if WAITS_FOR_SIBLINGS in p.b.policies and any(_installing(dpu) for dpu in siblings(p)):
+        return p.status
     if method is not None and method.external is not None:
         return _external(p, node)
     if method is not None and method.script is not None:
@@ -91,6 +99,10 @@ def rebooting(p: Pass) -> DpuStatus:
     if _host_restarted(p, target, parse_time(initialized.last_transition_time)):
         return p.passed(AFTER_REBOOT)
     return _power(p, target, plan.command) if plan.cold else _warm(p, node, plan.command)
+
+
+def _installing(dpu: Dpu) -> bool:
+    return dpu.status is not None and dpu.status.phase == Phase.OS_INSTALLING
 
 
 def _host_restarted(p: Pass, target: DmsTarget, since: float) -> bool:

@@ -27,6 +27,7 @@ def attempt(p: Pass, what: str, body: Callable[[int], TaskBody]) -> bool:
 
     `body` makes the task of an attempt, counted from 0. The end stays in the table until a later phase forgets it: a
     pass on a stale cache then finds it again instead of starting the work anew.
+    upstream: tasks-retried-without-pause. No back-off: the attempts are over sooner than a host has rebooted.
     upstream: tasks-lost-on-restart. Keyed by namespace and name in memory: a restarted controller starts over.
     """
     memory = p.b.memory

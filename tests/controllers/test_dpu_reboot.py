@@ -231,6 +231,20 @@ def test_a_restarted_controller_does_not_reboot_a_host_twice() -> None:
     assert bench.card.host.boots == 1
 
 
+@pytest.mark.parametrize(("policies", "boots"), [([], 1), (["reboot-waits-for-siblings"], 0)])
+def test_a_host_is_rebooted_under_an_install_of_its_other_dpu_unless_the_policy_says_no(
+        policies: list[str], boots: int) -> None:
+    bench = rebooting(dpus_per_host=2, policies=policies)
+    other = bench.fleet.cards[1].name
+    bench.at(Phase.OS_INSTALLING, INITIALIZED, name=other)
+    bench.run(300)
+    assert bench.card.host.boots == boots
+    if policies:
+        bench.stored(other, replace(bench.get(Dpu, other).status, phase=Phase.READY))
+        bench.until(Phase.HOST_NETWORK_CONFIGURATION)
+        assert bench.card.host.boots == 1
+
+
 # --- external and script
 
 
