@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twin.backends.base import ApiError, KubeApi
+from twin.backends.base import AlreadyExists, ApiError, KubeApi
 from twin.backends.kube import Cluster, LiveKube, install_crds, open_cluster
 from twin.backends.kube_merge import full_manifest
 from twin.backends.lab.control_plane import ControlPlane, ControlPlanes
@@ -465,3 +465,12 @@ def test_the_first_write_stores_a_default_status_even_if_it_changes_nothing(
         assert replace(second, metadata=first.metadata) == first
         assert second.metadata.resource_version != first.metadata.resource_version
         assert third.metadata.resource_version == second.metadata.resource_version
+
+
+def test_a_name_that_is_being_deleted_is_taken_and_says_so(typed_cluster: Cluster, watching: Watching) -> None:
+    for world in both(typed_cluster, watching):
+        made = world.kube.create(placed(config_map("a", finalizers=("example.com/hold",)), world.space))
+        world.kube.delete(ConfigMap, made.key)
+        with pytest.raises(AlreadyExists) as taken:
+            world.kube.create(placed(config_map("a"), world.space))
+        assert str(taken.value) == 'object is being deleted: configmaps "a" already exists'

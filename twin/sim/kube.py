@@ -214,7 +214,7 @@ class ApiServer:
         if key in table:
             if not admitted:  # a real server validates before it looks whether the name is taken
                 admit_typed(type(obj), with_defaults(replace(obj, metadata=replace(meta, name=name))), None)
-            raise already_exists(resource, name)
+            raise already_exists(resource, name, deleting=table[key].deleting)
         self._rv += 1
         self._made += 1
         new = replace(obj, metadata=replace(

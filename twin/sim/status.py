@@ -38,8 +38,9 @@ def not_found(resource: Resource, key: Key) -> NotFound:
     return NotFound(f'{plural(resource)} "{key.name}" not found', details=_details(resource, key.name))
 
 
-def already_exists(resource: Resource, name: str) -> AlreadyExists:
-    return AlreadyExists(f'{plural(resource)} "{name}" already exists', details=_details(resource, name))
+def already_exists(resource: Resource, name: str, *, deleting: bool = False) -> AlreadyExists:
+    told = f'{plural(resource)} "{name}" already exists'
+    return AlreadyExists(f"object is being deleted: {told}" if deleting else told, details=_details(resource, name))
 
 
 def conflict(resource: Resource, key: Key, why: str = "the object has been modified; please apply your changes to the "
