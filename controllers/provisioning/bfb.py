@@ -19,6 +19,7 @@ from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 POLL_S: Final = 5.0
 UNIQUE_FILE_NAME: Final = "bfb-unique-file-name"
+CHECKED_DOWNLOADS: Final = "checked-downloads"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class BfbReconciler:
         if present:
             # upstream: bfb-shared-file-name. Whoever put the file there, it is taken for this BFB's.
             return self._downloaded(bfb, status, path)
-        self.memory.start(token, _download(self.volume, (bfb.spec or BfbSpec()).url, path, temp))
+        # upstream: download-unchecked
+        checked = CHECKED_DOWNLOADS in self.policies
+        self.memory.start(token, _download(self.volume, (bfb.spec or BfbSpec()).url, path, temp, checked))
         return status
 
     def _downloaded(self, bfb: Bfb, status: BfbStatus, path: str) -> BfbStatus:
@@ -180,8 +183,8 @@ def _age(bfb: Bfb) -> tuple[str, Key]:
     return (bfb.metadata.creation_timestamp, bfb.key)
 
 
-def _download(volume: BfbVolume, url: str, path: str, temp: str) -> TaskBody:
-    op = volume.download(url, path, temp)
+def _download(volume: BfbVolume, url: str, path: str, temp: str, checked: bool) -> TaskBody:
+    op = volume.download(url, path, temp, checked=checked)
     try:
         yield op
     finally:

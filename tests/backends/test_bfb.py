@@ -93,8 +93,8 @@ def ended(op: Operation) -> Operation:
     return op
 
 
-def fetched(volume: LiveVolume, address: str) -> Operation:
-    return ended(volume.download(address, "/bfb/a.bfb", "/bfb/bfb-uid"))
+def fetched(volume: LiveVolume, address: str, *, checked: bool = False) -> Operation:
+    return ended(volume.download(address, "/bfb/a.bfb", "/bfb/bfb-uid", checked=checked))
 
 
 def test_a_download_lands_under_its_name_with_its_versions(volume: LiveVolume, server: Server) -> None:
@@ -128,25 +128,24 @@ def test_a_broken_transfer_fails_and_starts_over_by_default(volume: LiveVolume, 
     assert server.asked == ["", ""]
 
 
-def test_content_that_is_no_image_is_taken_by_default_and_refused_when_careful(server: Server, tmp_path: Path) -> None:
+def test_content_that_is_no_image_is_taken_by_default_and_refused_when_checked(server: Server, tmp_path: Path) -> None:
     damaged = bytearray(IMAGE)
     damaged[-1] ^= 1
     server.files["/a.bfb"] = bytes(damaged)
     volume = LiveVolume(tmp_path)
     assert fetched(volume, url(server)).error is None
     volume.remove("/bfb/a.bfb")
-    volume.careful = True
-    assert "CRC" in str(fetched(volume, url(server)).error)
+    assert "CRC" in str(fetched(volume, url(server), checked=True).error)
     assert list(tmp_path.iterdir()) == []
     volume.close()
 
 
-def test_a_careful_download_resumes_where_it_broke(server: Server, tmp_path: Path,
+def test_a_checked_download_resumes_where_it_broke(server: Server, tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("twin.backends.bfb.RESUME_WAIT_S", (0.01, 0.01))
     server.breaks = 2
-    volume = LiveVolume(tmp_path, careful=True)
-    assert fetched(volume, url(server)).error is None
+    volume = LiveVolume(tmp_path)
+    assert fetched(volume, url(server), checked=True).error is None
     assert (tmp_path / "a.bfb").read_bytes() == IMAGE
     assert [a != "" for a in server.asked] == [False, True, True]
     volume.close()

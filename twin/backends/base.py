@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from twin.model.meta import Key, Object
 
@@ -275,6 +275,11 @@ class HostAgent(Protocol):
         ...
 
 
+RESUMES: Final = 8
+RESUME_WAIT_S: Final = (1.0, 30.0)
+"""A checked download goes on so often, after waits that double from the first to the second."""
+
+
 class BfbVolume(Protocol):
     """The shared volume at /bfb."""
 
@@ -290,8 +295,11 @@ class BfbVolume(Protocol):
         """Raises OSError."""
         ...
 
-    def download(self, url: str, path: str, temp: str) -> Operation:
-        """HTTP GET to `temp`, then rename. Fails on any status but 200 and on I/O errors."""
+    def download(self, url: str, path: str, temp: str, *, checked: bool = False) -> Operation:
+        """HTTP GET to `temp`, then rename. Fails on any status but 200 and on I/O errors.
+
+        `checked`: a transfer that breaks goes on where it broke, `RESUMES` times, and what is no whole BFB is refused.
+        """
         ...
 
     def versions(self, path: str) -> Mapping[str, str]:

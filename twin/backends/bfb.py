@@ -1,7 +1,7 @@
 """The BFB volume, live: a mounted folder, and downloads into it as upstream makes them (provisioning.md 4.1).
 
 upstream: one plain GET, no time-out, no resume, no checksum; whatever came with status 200 is renamed into place.
-`careful` (policy `checked-downloads`) resumes a broken transfer and checks every image's CRC before the rename.
+A `checked` one (policy `checked-downloads`) goes on where it broke and checks every image's CRC before the rename.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from urllib.parse import urlsplit
 import msgspec
 import urllib3
 
-from twin.backends.base import Operation
+from twin.backends.base import RESUME_WAIT_S, RESUMES, Operation
 from twin.model import bfb_image
 
 MOUNT: Final = "/bfb"
 CHUNK: Final = 1 << 20
 DIAL_S: Final = 30.0  # Go's default transport
-RESUMES: Final = 8
-RESUME_WAIT_S: Final = (1.0, 30.0)
 
 
 class LiveVolume:
@@ -35,10 +33,9 @@ class LiveVolume:
     `deliver` is given the end of every download to run, see `twin.backends.dms.LiveDms`.
     """
 
-    def __init__(self, folder: Path, *, careful: bool = False, workers: int = 8,
+    def __init__(self, folder: Path, *, workers: int = 8,
                  deliver: Callable[[Callable[[], None]], None] = lambda end: end()) -> None:
         self.folder = folder
-        self.careful = careful
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="bfb")
         self._deliver = deliver
         self._transfers: dict[int, Transfer] = {}
@@ -81,6 +78,7 @@ class LiveVolume:
             raise _worded("open", path, error) from error
 
     def versions(self, path: str) -> Mapping[str, str]:
+        self._mounted("open", path)
         try:
             with self.locate(path).open("rb") as file:
                 found = bfb_image.versions(file)
@@ -90,9 +88,9 @@ class LiveVolume:
             raise ValueError(f"{path}: {error}") from error
         return {str(k): str(v) for k, v in msgspec.structs.asdict(found).items()}
 
-    def download(self, url: str, path: str, temp: str) -> Operation:
+    def download(self, url: str, path: str, temp: str, *, checked: bool = False) -> Operation:
         operation = Operation(f"download {url}")
-        transfer = Transfer(url, path, temp)
+        transfer = Transfer(url, path, temp, checked=checked)
         operation.on_cancel = transfer.cancel
         with self._lock:
             self._transfers[id(transfer)] = transfer
@@ -127,9 +125,8 @@ class LiveVolume:
             raise OSError(f"{verb} {path}: input/output error")
 
     def _download(self, transfer: Transfer) -> None:
-        self._mounted("open", transfer.temp)
         partial = self.locate(transfer.temp)
-        if self.careful:
+        if transfer.checked:
             self._fetch_all(transfer, partial)
             with partial.open("rb") as file:
                 try:
@@ -159,6 +156,7 @@ class LiveVolume:
 
     def _fetch(self, transfer: Transfer, partial: Path, have: int) -> None:
         """GET into the temporary file, after the first `have` bytes."""
+        self._mounted("open", transfer.temp)
         url = transfer.url
         try:
             response = _pool(url).request(
@@ -196,8 +194,9 @@ class LiveVolume:
 class Transfer:
     """One download, which may be broken off from another thread."""
 
-    def __init__(self, url: str, path: str, temp: str) -> None:
+    def __init__(self, url: str, path: str, temp: str, *, checked: bool) -> None:
         self.url, self.path, self.temp = url, path, temp
+        self.checked = checked
         self.cancelled = threading.Event()
         self._response: urllib3.BaseHTTPResponse | None = None
 

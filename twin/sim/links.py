@@ -75,13 +75,14 @@ class Bundle:
 
 
 class Flow:
-    __slots__ = ("bundle", "bytes", "op", "started")
+    __slots__ = ("bundle", "bytes", "end", "op", "started")
 
     def __init__(self, bundle: Bundle, size: float, op: Operation, started: int) -> None:
         self.bundle = bundle
         self.bytes = size
         self.op: Operation | None = op
         self.started = started
+        self.end = 0.0  # bytes of its bundle at its end
 
 
 Observer = Callable[[str, str, int, int], None]
@@ -114,12 +115,21 @@ class Links:
         self._reshare(bundle.links, now)
         if bundle.flows == 1:
             self._bind(bundle, now)
-        end = bundle.clock.advance(now) + bundle.offset + size
+        flow.end = end = bundle.clock.advance(now) + bundle.offset + size
         entry = (end, next(self._ids), flow)
         heappush(bundle.heap, entry)
         if bundle.heap[0] is entry:
             self._expect(bundle, now)
         return op
+
+    def moved(self, op: Operation) -> float:
+        """Bytes that a transfer has moved so far; 0 if it is over."""
+        flow = self._flows.get(op)
+        if flow is None:
+            return 0.0
+        bundle = flow.bundle
+        left = flow.end - bundle.clock.advance(self._env.now) - bundle.offset
+        return min(flow.bytes, max(0.0, flow.bytes - left))
 
     def abort(self, op: Operation, error: Exception) -> None:
         """End a transfer early with this error. Nothing happens if it is over."""

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from hashlib import md5
+from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 from twin.backends.base import Operation
+from twin.model import bfb_image
 from twin.model.device import Image
 from twin.model.fleet import ImageFile, ImageServer
 from twin.model.provisioning import BfbVersions
 from twin.sim.clock import TwinEnvironment
+from twin.sim.downloads import Download
 from twin.sim.links import Link, Links
 from twin.sim.runner import Meter, touch
 
 GARBAGE: Final = "garbage"
 """The fault `image-server-wrong-content` without another image: bytes that are no BFB."""
+GARBAGE_HEAD: Final = b"<!DOCTYPE html><title>Sign in</title>"
+"""How they begin, as what a proxy answers does."""
 
 
 class File(NamedTuple):
@@ -53,7 +58,6 @@ class SimImageServer:
         self.down = False
         self.status = 0
         self.instead = ""
-        self.active: dict[Operation, str] = {}
 
     def file(self, url: str) -> File | None:
         """What a GET of this URL delivers; None is a 404."""
@@ -61,7 +65,7 @@ class SimImageServer:
         if asked is None:
             return None
         if self.instead == GARBAGE:
-            return File(f"{GARBAGE} for {asked.content}", asked.size_bytes)
+            return File(f"{GARBAGE} for {asked.content}", asked.size_bytes, content=GARBAGE_HEAD)
         if self.instead:
             other = self.record.file(f"{self.record.url.rstrip('/')}/{self.instead}")
             return file_of(other) if other else None
@@ -88,7 +92,8 @@ class SimVolume:
         self.latency_ns = latency_ns
         self.readers: dict[Any, dict[Any, None]] = {}
         """Passes that read ("file", path) or ("volume",), see `twin.sim.runner.touch`."""
-        self._downloads: dict[Operation, SimImageServer] = {}
+        self.downloads: dict[Download, None] = {}
+        """Those that move bytes now."""
 
     def client(self, meter: Meter) -> VolumeClient:
         return VolumeClient(self, meter)
@@ -101,16 +106,16 @@ class SimVolume:
         self.links.set_capacity(self.link, 0.0 if down else self.link.nominal)
         touch(self.readers, ("volume",))
         if down:
-            for op in list(self._downloads):
-                self._break(op, "write /bfb: input/output error")
+            for download in list(self.downloads):
+                download.interrupt(f"write {download.temp}: input/output error", server=False)
 
     def server_down(self, name: str, down: bool) -> None:
         """Refuses connections, or does again answer; what it was sending breaks off."""
         server = self.servers[name]
         server.down = down
         if down:
-            for op in [op for op, by in self._downloads.items() if by is server]:
-                self._break(op, f'Get "{server.active[op]}": read tcp: connection reset by peer')
+            for download in [d for d in self.downloads if d.server is server]:
+                download.interrupt("read tcp: connection reset by peer", server=True)
 
     def server_slow(self, name: str, factor: float) -> None:
         """1/factor of its bandwidth; 1 heals."""
@@ -146,46 +151,11 @@ class SimVolume:
         fitting = [s for s in self.servers.values() if url.startswith(s.record.url)]
         return max(fitting, key=lambda s: len(s.record.url), default=None)
 
-    def download(self, url: str, path: str, temp: str) -> Operation:
+    def download(self, url: str, path: str, temp: str, *, checked: bool = False) -> Operation:
         """GET to `temp`, then rename to `path`."""
-        op = Operation("download")
-        server = self.server_of(url)
-        host = url.split("//", 1)[-1].split("/", 1)[0]
-        if server is None:
-            return self._refuse(op, f'Get "{url}": dial tcp: lookup {host.split(":")[0]}: no such host')
-        if server.down:
-            return self._refuse(op, f'Get "{url}": dial tcp {host}: connect: connection refused')
-        if self.down:
-            return self._refuse(op, f"open {temp}: input/output error")
-        file = server.file(url)
-        status = server.status or (200 if file else 404)
-        if status != 200 or file is None:
-            return self._refuse(op, f"failed to download {url}, http status code: {status}")
-        path_links = tuple(link for link in (server.link, self.reader_link, self.link) if link is not None)
-        stream = self.links.transfer(path_links, float(file.size), name=f"download {path}")
-        self._downloads[stream] = server
-        server.active[stream] = url
-        self.put(temp, File(f"part of {file.identity}", 0))
-        stream.callbacks.append(lambda done: self._downloaded(done, op, file, path, temp))
-        op.on_cancel = lambda: self._break(stream, "context canceled")
-        return op
-
-    def _refuse(self, op: Operation, why: str) -> Operation:
-        self.env.call_at(self.latency_ns, op.fail, OSError(why))
-        return op
-
-    def _break(self, stream: Operation, why: str) -> None:
-        self.links.abort(stream, OSError(why))
-
-    def _downloaded(self, stream: Operation, op: Operation, file: File, path: str, temp: str) -> None:
-        server = self._downloads.pop(stream)
-        del server.active[stream]
-        if stream.error is not None:
-            op.fail(stream.error)
-            return
-        self.put(temp, None)
-        self.put(path, file)
-        op.succeed()
+        made = Download(self, url, path, temp, checked=checked)
+        made.begin()
+        return made.op
 
 
 class VolumeClient:
@@ -214,9 +184,9 @@ class VolumeClient:
         self._volume.put(path, File(path, len(content), content=content))
         self._meter.after("volume write")
 
-    def download(self, url: str, path: str, temp: str) -> Operation:
+    def download(self, url: str, path: str, temp: str, *, checked: bool = False) -> Operation:
         self._meter.before("download")
-        op = self._volume.download(url, path, temp)
+        op = self._volume.download(url, path, temp, checked=checked)
         self._meter.after("download")
         return op
 
@@ -224,12 +194,11 @@ class VolumeClient:
         self._read(path)
         self._meter.charge_ns(self._volume.parse_ns)
         file = self._volume.read(path)
-        if file.image is None:
-            raise ValueError(f"{path}: bad magic, not a BFB image")
-        versions = file.image.versions
-        major = versions.bsp.partition(".")[0]
-        if not major.isdecimal() or int(major) < 2:
-            raise ValueError(f"{path}: invalid BSP version {versions.bsp!r}: major version must be at least 2")
+        try:
+            versions = file.image.versions if file.image else bfb_image.versions(BytesIO(file.content or b""))
+            bfb_image.doca_of(versions.bsp)
+        except bfb_image.BadImage as error:
+            raise ValueError(f"{path}: {error}") from error
         return {"bsp": versions.bsp, "doca": versions.doca, "uefi": versions.uefi, "atf": versions.atf}
 
     def _read(self, path: str) -> None:
