@@ -16,7 +16,7 @@ from pathlib import Path
 from twin.actors.hosts import Card, Machine
 from twin.backends.host_network import NetworkFailed
 from twin.backends.lab.certificates import authority, issue
-from twin.backends.lab.dms_emulator import DmsServer, Switches
+from twin.backends.lab.dms_emulator import BlackHole, DmsServer, Switches
 from twin.backends.lab.dms_emulator import Identity as ServerIdentity
 from twin.backends.lab.join import JoinCommand
 from twin.backends.lab.kubelet import Kubelet, NoContainer
@@ -65,11 +65,12 @@ class Hardware:
         self.machines = PacedMachines(SimMachines(self.hosts, self.dms, self.volume, fleet.control_plane), self.world)
         self.arms = SimArms(self.hosts)
         kubelets = authority("kubelets")
-        switched: dict[str, DmsServer | Kubelet] = {}
+        switched: dict[str, DmsServer | BlackHole | Kubelet] = {}
         for host in fleet.hosts:
             person = HostPersonality(self.world, self.dms, host.name, self._image_of, volume)
             switched[f"dms/{host.name}"] = DmsServer(
                 host.name, host.ip, person, identity(host), folder=folder / "hosts" / host.name / "images")
+            switched[f"hole/{host.name}"] = BlackHole(host.name, host.ip)
             switched[f"kubelet/{host.name}"] = Kubelet(
                 host.ip, issue(kubelets, host.name, addresses=(host.ip,)), _executor(person))
         self.switches = Switches(switched, say)
@@ -88,8 +89,9 @@ class Hardware:
         """In the world's thread, whenever something may have changed: sockets and namespaces follow the hosts."""
         for name, server in self.dms.servers.items():
             up = server.host.up
-            self.switches.want(f"dms/{name}", up and server.running and not server.refused and not server.black_hole)
-            self.switches.want(f"kubelet/{name}", up)
+            answers = up and server.running and not server.refused and not server.black_hole
+            self.switches.want_all({f"dms/{name}": answers, f"hole/{name}": up and server.black_hole,
+                                    f"kubelet/{name}": up})
             if self._mirror is not None:
                 self._mirror.show(server.host)
 

@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from twin.backends.base import Dms, DmsTarget, Operation, RpcError
 from twin.backends.dms import LiveDms
 from twin.backends.lab.certificates import Pair, authority, issue
-from twin.backends.lab.dms_emulator import DmsServer, Switches
+from twin.backends.lab.dms_emulator import BlackHole, DmsServer, Switches
+from twin.backends.wrap import Ears, WrappedDms
 from twin.model import bfcfg, fleet_file, timing_profile
 from twin.model import dms_commands as commands
 from twin.model.device import Image
@@ -22,6 +23,7 @@ from twin.model.fleet import Fleet, default_image
 from twin.model.meta import Key
 from twin.model.provisioning import DpuFlavorSpec
 from twin.model.timing import Timing
+from twin.runtime.backstage import Backstage
 from twin.sim.clock import SECOND, TwinEnvironment
 from twin.sim.dms import SimDms
 from twin.sim.host import Hosts
@@ -59,6 +61,9 @@ class Rig:
 
     dms: Dms
     speed = 1.0  # of the hardware's clock against the asker's
+    poll_s = 3.0
+    patience_s = 5.0
+    """How long a connection is waited for."""
 
     def __init__(self) -> None:
         self.world = World()
@@ -86,13 +91,18 @@ class Rig:
         """dmsd runs on every host."""
         raise NotImplementedError
 
+    def took(self, ask: Callable[[], object]) -> float:
+        """Seconds that a call held whoever made it."""
+        raise NotImplementedError
+
     def close(self) -> None: ...
 
 
 class SimRig(Rig):
     def __init__(self) -> None:
         super().__init__()
-        self.dms = self.world.dms.client(Meter("test"))
+        self.meter = Meter("test")
+        self.dms = self.world.dms.client(self.meter)
 
     def do(self, change: Callable[[], Any]) -> Any:
         return change()
@@ -114,14 +124,22 @@ class SimRig(Rig):
         for name in self.world.names:
             self.world.dms.start(name)
 
+    def took(self, ask: Callable[[], object]) -> float:
+        at, self.meter.cost_ns = self.world.env.now, 0
+        ask()
+        return (self.world.env.now - at + self.meter.cost_ns) / SECOND
+
 
 class WireRig(Rig):
     """LiveDms -> mutual TLS -> emulator -> the same world, keeping pace with the wall clock."""
 
     speed = SPEED
+    poll_s = 0.02
+    patience_s = 0.5
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
+        self.monkeypatch = monkeypatch
         self.folder = folder
         ca = authority("dms-ca")
         client = issue(ca, "dpf-provisioning-client")
@@ -129,9 +147,15 @@ class WireRig(Rig):
         secret = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
         self.paced = PacedWorld(self.world.env, time.monotonic, speed=SPEED)
         self.addresses = {name: f"127.1.77.{n + 1}" for n, name in enumerate(self.world.names)}
-        self.servers = Switches({name: self.server(name, address, ca) for name, address in self.addresses.items()})
+        self.servers = Switches({name: self.server(name, address, ca) for name, address in self.addresses.items()}
+                                | {f"hole/{name}": BlackHole(name, a) for name, a in self.addresses.items()})
         self.paced.after = self.follow
-        self.dms = LiveDms(lambda key: secret, locate=lambda path: folder / Path(path).name)
+        self.failures: list[BaseException] = []
+        self.stage = Backstage(self.failures.append)
+        self.live = LiveDms(lambda key: secret, locate=lambda path: folder / Path(path).name,
+                            deliver=self.stage.deliver)
+        ears = Ears(lambda: None, lambda: None, lambda call: None)
+        self.dms = cast(Dms, WrappedDms(self.live, "test", ears, self.stage, self.stage))
 
     @property
     def target(self) -> DmsTarget:
@@ -147,7 +171,9 @@ class WireRig(Rig):
 
     def follow(self) -> None:
         for name, server in self.world.dms.servers.items():
-            self.servers.want(name, server.running and server.host.up and not server.refused)
+            up = server.running and server.host.up
+            self.servers.want_all({name: up and not server.refused and not server.black_hole,
+                                   f"hole/{name}": server.host.up and server.black_hole})
 
     def do(self, change: Callable[[], Any]) -> Any:
         answer = self.paced.call(change)
@@ -175,16 +201,25 @@ class WireRig(Rig):
     def start(self) -> None:
         self.do(lambda: [self.world.dms.start(name) for name in self.world.names])
 
+    def took(self, ask: Callable[[], object]) -> float:
+        with self.monkeypatch.context() as patch:
+            for where in ("twin.backends.dms.DIAL_S", "twin.backends.tls.CONNECT_S"):
+                patch.setattr(where, self.patience_s)
+            began = time.monotonic()
+            ask()
+            return time.monotonic() - began
+
     def close(self) -> None:
-        assert isinstance(self.dms, LiveDms)
-        self.dms.close()
+        self.live.close()
+        self.stage.stop()
         self.paced.stop()
         self.servers.close()
+        assert self.failures == []
 
 
 @pytest.fixture(params=["sim", pytest.param("wire", marks=pytest.mark.slow)])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    rig = SimRig() if request.param == "sim" else WireRig(tmp_path)
+def rig(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    rig = SimRig() if request.param == "sim" else WireRig(tmp_path, monkeypatch)
     yield rig
     rig.close()
 
@@ -326,6 +361,81 @@ def test_a_host_that_reboots_is_away_and_comes_back(rig: Rig) -> None:
     assert commands.uptime_s(rig.dms.get(rig.target, commands.UPTIME)) < 86_400
     assert env.now > 30 * SECOND
     assert hosts.hosts[rig.first].boots == 1
+
+
+def test_a_black_hole_holds_every_call_for_its_time_out_until_it_heals(rig: Rig) -> None:
+    rig.start()
+    rig.put(f"/bfb/{BFB}", b"Bfv1")
+    rig.do(lambda: rig.world.dms.unreachable(rig.first, "black-hole"))
+    where = f"dial tcp {rig.target.ip}:9339: i/o timeout"
+    wrapped = f'rpc error: code = Unavailable desc = connection error: desc = "transport: Error while dialing: {where}"'
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: rig.dms.dial(rig.target), where),
+        (lambda: rig.dms.get(rig.target, commands.UPTIME), wrapped),
+        (lambda: rig.dms.set_mode(rig.target, "NIC"), wrapped),
+        (lambda: rig.end(rig.dms.command(rig.target, commands.UPTIME)), wrapped),
+        (lambda: rig.end(rig.dms.os_install(rig.target, BFB, f"/bfb/{BFB}")), wrapped),
+        (lambda: rig.end(rig.dms.os_activate(rig.target, "a;b")), wrapped),
+        (lambda: rig.end(rig.dms.reboot_status(rig.target)), wrapped),
+        (lambda: rig.end(rig.dms.reboot_ended(rig.target, "a;b", every_s=rig.poll_s)), wrapped)]
+    for ask, text in calls:
+        def refused(ask: Callable[[], object] = ask, text: str = text) -> None:
+            with pytest.raises(RpcError) as lost:
+                ask()
+            assert (lost.value.code, str(lost.value)) == ("UNAVAILABLE", text)
+
+        assert rig.took(refused) >= rig.patience_s * 0.98
+    rig.do(lambda: rig.world.dms.unreachable(rig.first, ""))
+    rig.dms.dial(rig.target)
+    rig.dms.get(rig.target, commands.UPTIME)
+
+
+@pytest.mark.parametrize("how", ["black-hole", "refused"])
+def test_a_server_that_gets_lost_breaks_what_is_under_way(rig: Rig, how: str) -> None:
+    rig.start()
+    rig.do(lambda: rig.world.dms.slow(rig.first, 1e7))
+    op = rig.dms.command(rig.target, commands.UPTIME)
+    passed(rig, lambda: bool(rig.world.dms.servers[rig.first].pending), step=False)
+    rig.do(lambda: rig.world.dms.unreachable(rig.first, how))
+    with pytest.raises(RpcError) as broken:
+        rig.end(op)
+    assert (broken.value.code, str(broken.value)) == (
+        "UNAVAILABLE", "rpc error: code = Unavailable desc = error reading from server: EOF")
+
+
+def test_polling_for_the_reboot_ends_with_the_install(rig: Rig) -> None:
+    rig.start()
+    cfg = f"{rig.dpu.name}-uid.cfg"
+    rig.put(f"/bfb/{BFB}", b"Bfv1" + bytes(1000))
+    rig.put(f"/bfb/{cfg}", config(rig))
+    for name in (BFB, cfg):
+        rig.end(rig.dms.os_install(rig.target, name, f"/bfb/{name}"))
+    rig.end(rig.dms.os_activate(rig.target, f"{BFB};{cfg}"))
+    ended = rig.dms.reboot_ended(rig.target, f"{BFB};{cfg}", every_s=rig.poll_s)
+    assert rig.end(ended) == (False, "SUCCESS")
+    image = rig.dpu.device.image
+    assert image is not None
+    assert image.identity == BFB
+
+
+def test_polling_for_the_reboot_ends_with_its_budget(rig: Rig) -> None:
+    rig.start()
+    cfg = f"{rig.dpu.name}-uid.cfg"
+    rig.put(f"/bfb/{BFB}", b"Bfv1" + bytes(1000))
+    rig.put(f"/bfb/{cfg}", config(rig))
+    for name in (BFB, cfg):
+        rig.end(rig.dms.os_install(rig.target, name, f"/bfb/{name}"))
+    rig.end(rig.dms.os_activate(rig.target, f"{BFB};{cfg}"))
+
+    def hang() -> None:
+        assert rig.dpu.timer is not None
+        rig.dpu.timer.cancel()
+
+    rig.do(hang)
+    with pytest.raises(RpcError) as late:
+        rig.end(rig.dms.reboot_ended(rig.target, f"{BFB};{cfg}", every_s=rig.poll_s, budget_s=2.5 * rig.poll_s))
+    assert (late.value.code, str(late.value)) == (
+        "DEADLINE_EXCEEDED", "rpc error: code = DeadlineExceeded desc = context deadline exceeded")
 
 
 def passed(rig: Rig, true: Callable[[], bool], *, step: bool = True) -> None:

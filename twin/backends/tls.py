@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+CONNECT_S: Final = 5.0  # as the dial of provisioning.md 8.2
 HANDSHAKE_S: Final = 10.0
 CHUNK: Final = 1 << 16
 KEPT: Final = 1 << 20
@@ -69,9 +70,10 @@ def negotiates_alpn(host: str, port: int, identity: Identity) -> bool:
 
     Raises: OSError (nobody there, ssl.SSLError: somebody else is there).
     """
-    with socket.create_connection((host, port), HANDSHAKE_S) as plain, \
-            identity.context().wrap_socket(plain, server_hostname=host) as secure:
-        return secure.selected_alpn_protocol() == "h2"
+    with socket.create_connection((host, port), CONNECT_S) as plain:
+        plain.settimeout(HANDSHAKE_S)
+        with identity.context().wrap_socket(plain, server_hostname=host) as secure:
+            return secure.selected_alpn_protocol() == "h2"
 
 
 class Relay:
@@ -109,7 +111,8 @@ class Relay:
             except OSError:
                 return
             try:
-                plain = socket.create_connection(self._peer, HANDSHAKE_S)
+                plain = socket.create_connection(self._peer, CONNECT_S)
+                plain.settimeout(HANDSHAKE_S)
                 secure = self._context.wrap_socket(plain, server_hostname=self._peer[0])
             except OSError:
                 local.close()

@@ -25,6 +25,7 @@ from twin.sim.volume import File, SimVolume
 
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
+BROKEN: Final = "rpc error: code = Unavailable desc = error reading from server: EOF"
 
 WAIT_TRIES: Final = 10
 WAIT_S: Final = 5.0
@@ -119,7 +120,7 @@ class DmsServers:
         server.running = False
         server.files.clear()
         self._touched(server)
-        self._break(server, 'rpc error: code = Unavailable desc = error reading from server: EOF')
+        self._break(server, BROKEN)
         for dpu in server.host.dpus:
             self.hosts.fail_install(dpu, "dmsd ended during the installation")
 
@@ -131,7 +132,7 @@ class DmsServers:
         server.black_hole, server.refused = how == "black-hole", how == "refused"
         self._touched(server)
         if how:
-            self._break(server, "rpc error: code = Unavailable desc = transport is closing")
+            self._break(server, BROKEN)
 
     def slow(self, host: str, factor: float) -> None:
         """Every call takes this many times as long; 1 heals."""

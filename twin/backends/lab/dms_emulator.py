@@ -7,7 +7,9 @@ hashed (a fleet's worth of BFBs does not fit a laptop); bf.cfg is always kept wh
 from __future__ import annotations
 
 import hashlib
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +27,10 @@ HEAD: Final = 1 << 20  # of an image that is only hashed, what its header parser
 CONFIG_LIMIT: Final = 1 << 20
 MESSAGE_LIMIT: Final = 4 << 20  # grpc-go's default, and so dmsd's
 WORKERS: Final = 8
+QUEUE: Final = 8  # no kernel takes so many connections for a queue of none
+FULL_S: Final = 0.3  # a queue with room answers on loopback in far less
+BIND_TRIES: Final = 40
+BIND_TRY_S: Final = 0.05
 _INSTALL_ERRORS: Final = tuple(gnoi_os_pb2.InstallError.Type.keys())
 _ACTIVATE_ERRORS: Final = tuple(gnoi_os_pb2.ActivateError.Type.keys())
 
@@ -223,6 +229,63 @@ class DmsServer:
             sink.close()
 
 
+class BlackHole:
+    """An address that swallows connections: its queue is full, so the kernel drops whoever else knocks.
+
+    Takes the place of a `DmsServer` that no packet reaches; a client's own time-out ends its attempt.
+    """
+
+    def __init__(self, name: str, address: str, *, port: int = PORT) -> None:
+        self.name = name
+        self.address = address
+        self.port = port
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def serving(self) -> bool:
+        return bool(self._sockets)
+
+    def start(self) -> None:
+        """Raises: OSError when the address is taken."""
+        if self._sockets:
+            return
+        listener = socket.socket()
+        sockets = [listener]
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._bind(listener)
+            listener.listen(0)
+            for _ in range(QUEUE):
+                sockets.append(socket.socket())
+                sockets[-1].settimeout(FULL_S)
+                try:
+                    sockets[-1].connect((self.address, self.port))
+                except TimeoutError:
+                    break
+        except OSError as error:
+            for each in sockets:
+                each.close()
+            raise OSError(f"{self.name}: {self.address}:{self.port} is taken") from error
+        self._sockets = sockets
+
+    def stop(self) -> None:
+        """Whoever still knocks is refused."""
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            each.close()
+
+    def _bind(self, listener: socket.socket) -> None:
+        """A server that has just stopped may hold its port for a moment."""
+        for left in range(BIND_TRIES, -1, -1):
+            try:
+                listener.bind((self.address, self.port))
+                return
+            except OSError:
+                if not left:
+                    raise
+                time.sleep(BIND_TRY_S)
+
+
 class Switched(Protocol):
     """A server that may be started and stopped again and again."""
 
@@ -250,9 +313,13 @@ class Switches:
 
     def want(self, name: str, listening: bool) -> None:
         """Say whether this server should listen. Returns at once."""
+        self.want_all({name: listening})
+
+    def want_all(self, listening: Mapping[str, bool]) -> None:
+        """As `want`, of several at one time: what must stop stops before others take its address."""
         with self._changed:
-            if self._wanted[name] is not listening:
-                self._wanted[name] = listening
+            if any(self._wanted[name] is not on for name, on in listening.items()):
+                self._wanted.update(listening)
                 self._changed.notify()
 
     def close(self) -> None:
@@ -271,7 +338,7 @@ class Switches:
                     return
                 due = self._due()
                 wanted = {name: self._wanted[name] for name in due}
-            for name, listening in wanted.items():
+            for name, listening in sorted(wanted.items(), key=lambda item: item[1]):
                 try:
                     self.servers[name].start() if listening else self.servers[name].stop()
                 except OSError as error:
