@@ -10,50 +10,29 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from dms_world import BFB, World
 
 from twin.backends.base import Dms, DmsTarget, Operation, RpcError
 from twin.backends.dms import LiveDms
 from twin.backends.lab.certificates import Pair, authority, issue
 from twin.backends.lab.dms_emulator import BlackHole, DmsServer, Switches
 from twin.backends.wrap import Ears, WrappedDms
-from twin.model import bfcfg, fleet_file, timing_profile
+from twin.model import bfcfg
 from twin.model import dms_commands as commands
 from twin.model.device import Image
-from twin.model.fleet import Fleet, default_image
+from twin.model.fleet import default_image
 from twin.model.meta import Key
 from twin.model.provisioning import DpuFlavorSpec
-from twin.model.timing import Timing
 from twin.runtime.backstage import Backstage
-from twin.sim.clock import SECOND, TwinEnvironment
-from twin.sim.dms import SimDms
-from twin.sim.host import Hosts
-from twin.sim.links import Links
+from twin.sim.clock import SECOND
 from twin.sim.paced import PacedWorld
 from twin.sim.personality import HostPersonality, ReceivedFile
 from twin.sim.runner import Meter
-from twin.sim.volume import SimVolume, file_of
+from twin.sim.volume import file_of
 
 SECRET = Key("dpf-operator-system", "dpf-provisioning-client-secret")
-BFB = "bf-bundle-3.0.0-135.bfb"
 IMAGE = file_of(default_image(BFB, BFB))
 SPEED = 2000.0
-
-
-class World:
-    """Two hosts with one DPU each, their DMS, and the volume."""
-
-    def __init__(self) -> None:
-        self.fleet: Fleet = fleet_file.from_data({
-            "apiVersion": "dpf-twin/v1", "name": "pair",
-            "generate": {"racks": 1, "hosts_per_rack": 2, "dpus_per_host": 1}})
-        self.env = TwinEnvironment()
-        timing = Timing(timing_profile.default(), 1)
-        self.hosts = Hosts(self.env, timing, self.fleet.hosts, join=lambda name, token, server: False)
-        links = Links(self.env)
-        self.volume = SimVolume(self.env, links, (), bandwidth_bytes_per_s=self.fleet.volume.bandwidth_bytes_per_s)
-        self.dms = SimDms(self.env, self.hosts, self.volume, links, timing, network=self.fleet.network,
-                          racks=self.fleet.racks, credentials=lambda key: "")
-        self.names = [h.name for h in self.fleet.hosts]
 
 
 class Rig:

@@ -21,7 +21,7 @@ from twin.backends.base import AlreadyExists, ApiError, KubeApi
 from twin.backends.kube import Cluster, LiveKube, install_crds, open_cluster
 from twin.backends.kube_merge import full_manifest
 from twin.backends.lab.control_plane import ControlPlane, ControlPlanes
-from twin.model.core import ConfigMap, Namespace
+from twin.model.core import ConfigMap, Event, Namespace
 from twin.model.meta import Key, Object, ObjectMeta, replace
 from twin.model.provisioning import Bfb, BfbSpec, Dpu, DpuDevice, DpuDeviceSpec, DpuSpec, DpuStatus
 from twin.model.schema import crd
@@ -474,3 +474,25 @@ def test_a_name_that_is_being_deleted_is_taken_and_says_so(typed_cluster: Cluste
         with pytest.raises(AlreadyExists) as taken:
             world.kube.create(placed(config_map("a"), world.space))
         assert str(taken.value) == 'object is being deleted: configmaps "a" already exists'
+
+
+def test_events_are_counted_combined_and_cut_off_alike(typed_cluster: Cluster, watching: Watching) -> None:
+    """Thirty texts of one reason, one of them often: nine Events of their own, one for the rest, five never sent."""
+    results = []
+    for world in both(typed_cluster, watching):
+        about = world.kube.create(placed(dpu("a"), world.space))
+        other = world.kube.create(placed(dpu("b"), world.space))
+        for n in range(30):
+            world.kube.event(about, "Warning", "Broken", f"reason {n if n % 3 else 0}")
+        world.kube.event(other, "Normal", "Fine", "the last word")
+        eventually(world, lambda world=world: any(e.reason == "Fine" for e in world.kube.list_live(Event, world.space)))
+        lens = Lens(world)
+        results.append(sorted(
+            (e.type, e.reason, e.message, e.count, e.involved_object.kind, e.involved_object.name,
+             lens.uid(e.involved_object.uid), sorted(e.source), e.first_timestamp <= e.last_timestamp)
+            for e in world.kube.list_live(Event, world.space)))
+        if isinstance(world.kube, LiveKube):
+            world.kube.close()
+    assert results[1] == results[0]
+    assert [(r[2], r[3]) for r in results[0] if r[3] > 1] == [
+        ("(combined from similar events): reason 23", 8), ("reason 0", 9)]

@@ -22,6 +22,7 @@ from twin.model.merge import merge_json, merged
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, new_key, replace
 from twin.model.schema import has_crd
 from twin.model.typed import as_sent, with_defaults
+from twin.runtime.events import Correlator
 from twin.sim import apply as ssa
 from twin.sim.admission import admit, admit_object, admit_typed
 from twin.sim.clock import EPOCH, SECOND, TwinEnvironment
@@ -95,7 +96,7 @@ class ApiServer:
         self.write_ns = write_ns
         """How long the store is taken by one write: the inverse of its writes per second."""
         self._written_at = 0
-        self._events = _Recorder()
+        self._events = Correlator()
         self.readers: dict[Any, dict[Any, None]] = {}
         """Who read what by live reads; tokens are (resource, key), resources, and 'up'."""
         self.observers: dict[Resource, list[Observer]] = {}
@@ -476,27 +477,27 @@ class ApiServer:
             self._remove(Pod, key, old, gone, "delete", by, self.env.now)
 
     def record_event(self, about: Object, type_: str, reason: str, message: str, by: str, at_ns: int) -> None:
-        """A Kubernetes Event as client-go's recorder sends it: equal ones are counted, a flood about one object is
-        cut off (burst 25, then one in 5 minutes)."""
-        if not self._events.allow((by, about.metadata.uid), at_ns):
+        """A Kubernetes Event as client-go's recorder sends it (`twin.runtime.events`)."""
+        meta = about.metadata
+        told = self._events.correlate(by, (meta.uid, meta.name), type_, reason, message, at_ns / SECOND)
+        if told is None:
             return
         kind = kind_name(resource_of(about))
-        self.trace.kube_event(at_ns, self.name, f"{kind}/{about.key}", type_, reason, message)
-        now = format_time(EPOCH + at_ns / SECOND)
-        same = (about.metadata.uid, by, type_, reason, message)
-        key = self._events.names.get(same)
-        old = self.find(Event, key) if key is not None else None
+        self.trace.kube_event(at_ns, self.name, f"{kind}/{about.key}", type_, reason, told.message)
+        namespace = meta.namespace or "default"
+        old = self.find(Event, Key(namespace, told.name)) if told.name else None
         if old is not None:
-            self.update(replace(old, count=old.count + 1, last_timestamp=now), by, at_ns)
+            self.update(replace(old, count=told.times, message=told.message, last_timestamp=_time(at_ns)), by, at_ns)
             return
-        namespace = about.metadata.namespace or "default"
-        self._events.names[same] = key = Key(namespace, f"{about.metadata.name}.{self._made:016x}")
+        name = f"{meta.name}.{self._made:016x}"
+        self._events.made(told, name)
         self.create(Event(
-            metadata=ObjectMeta(namespace=namespace, name=key.name), type=type_, reason=reason, message=message,
-            count=1, first_timestamp=now, last_timestamp=now, source={"component": by}, reporting_component=by,
+            metadata=ObjectMeta(namespace=namespace, name=name), type=type_, reason=reason, message=told.message,
+            count=told.times, first_timestamp=format_time(EPOCH + told.first_s), last_timestamp=_time(at_ns),
+            source={"component": by}, reporting_component=by,
             involved_object=ObjectReference(
-                kind=kind, namespace=about.metadata.namespace, name=about.metadata.name, uid=about.metadata.uid,
-                api_version=type(about).api_version(), resource_version=about.metadata.resource_version)), by, at_ns)
+                kind=kind, namespace=meta.namespace, name=meta.name, uid=meta.uid,
+                api_version=type(about).api_version(), resource_version=meta.resource_version)), by, at_ns)
 
     # --- load
 
@@ -662,24 +663,6 @@ class _Lister:
 
     def list(self, kind: Any, namespace: str | None = None) -> list[Any]:
         return [o for k, o in self._server.table(kind).items() if namespace is None or k.namespace == namespace]
-
-
-class _Recorder:
-    """What client-go's event correlator remembers."""
-
-    BURST = 25
-    REFILL_NS = 300 * SECOND
-
-    def __init__(self) -> None:
-        self.names: dict[tuple[str, ...], Key] = {}
-        self._next: dict[tuple[str, str], int] = {}
-
-    def allow(self, source: tuple[str, str], now: int) -> bool:
-        at = max(self._next.get(source, -(10**30)), now - self.BURST * self.REFILL_NS) + self.REFILL_NS
-        if at > now:
-            return False
-        self._next[source] = at
-        return True
 
 
 def from_shape(manifest: Mapping[str, Any]) -> type[Object]:
