@@ -71,6 +71,30 @@ def test_a_download_under_way_breaks_with_its_server_or_the_volume(trouble: str)
     assert rig.volume.link.flows == 0
 
 
+def test_a_checked_download_pays_for_every_byte_once_and_for_the_waits_between() -> None:
+    plain, checked = Rig(), Rig()
+    plain.wait(get(plain))
+    name = checked.fleet.image_servers[0].name
+    op = checked.files.download(f"{checked.url}/bf-bundle-3.0.0-135.bfb", BFB, TEMP, checked=True)
+    for _ in range(2):
+        checked.seconds(2)
+        checked.volume.server_down(name, True)
+        assert 0 < checked.volume.files[TEMP].size < 1_500_000_000
+        checked.volume.server_down(name, False)
+    checked.wait(op)
+    assert checked.env.now_s == pytest.approx(plain.env.now_s + 1.0 + 2.0, abs=1e-6)
+    assert checked.files.exists(BFB)
+
+
+def test_a_checked_download_gives_up_after_nine_refusals() -> None:
+    rig = Rig()
+    rig.volume.server_down(rig.fleet.image_servers[0].name, True)
+    op = rig.files.download(f"{rig.url}/a.bfb", BFB, TEMP, checked=True)
+    with pytest.raises(OSError, match="connection refused"):
+        rig.wait(op)
+    assert rig.env.now_s == 1 + 2 + 4 + 8 + 16 + 30 + 30 + 30
+
+
 def test_a_slow_server_takes_that_many_times_as_long() -> None:
     quick, slow = Rig(), Rig()
     bandwidth = quick.fleet.image_servers[0].bandwidth_bytes_per_s
