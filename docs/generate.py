@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -194,15 +192,14 @@ def _shown(value: Any) -> str:
 
 
 def timing() -> str:
-    """Every default with its unit, where it acts, its basis and its source, and whether anything reads it."""
+    """Every default with its unit, where it acts, its basis and its source."""
     from twin.model.timing_profile import TimingFile, default
 
     profile = default()
     operations = [(f"`{o.name}`", _takes(o.takes), o.where + _extras(o), o.basis, o.source)
                   for o in profile.operations.values()]
     limits = [(f"`{m.name}`", f"{m.value:,g} {m.unit}", m.where, m.basis, m.source) for m in profile.limits.values()]
-    unread = sorted(n for n in (*profile.operations, *profile.limits) if not is_read(n))
-    text = (
+    return (
         "# Timing profiles and their defaults\n\n" + one_per_line(TimingFile.__doc__ or "")
         + "`dpf-twin schema timing` prints the JSON Schema with all names.\n"
         "All durations are seconds of virtual time.\n"
@@ -212,13 +209,8 @@ def timing() -> str:
         f"Of {len(profile.operations)} operations {_count(profile, 'measured')} are measured, "
         f"{_count(profile, 'published')} published and {_count(profile, 'expert')} expert.\n\n"
         "## Operations\n\n" + table(("operation", "takes (s)", "where it acts", "basis", "source"), operations)
-        + "\n## Limits\n\n" + table(("limit", "value", "where it acts", "basis", "source"), limits))
-    if unread:
-        text += ("\n## Without effect\n\n"
-                 "Nothing reads these entries: what they say is built into the code, or is not modelled.\n"
-                 "Changing them in a profile changes nothing.\n\n"
-                 + "".join(f"- `{name}`\n" for name in unread))
-    return text + "\n## Records\n\n" + records(TimingFile.model_json_schema())
+        + "\n## Limits\n\n" + table(("limit", "value", "where it acts", "basis", "source"), limits)
+        + "\n## Records\n\n" + records(TimingFile.model_json_schema()))
 
 
 def _takes(takes: Any) -> str:
@@ -241,25 +233,6 @@ def _extras(operation: Any) -> str:
 
 def _count(profile: Any, basis: str) -> int:
     return sum(o.basis == basis for o in profile.operations.values())
-
-
-@cache
-def _texts() -> frozenset[str]:
-    """Every string constant of the code that a run executes; in `scenarios`, with tables of names, what calls get."""
-    found: set[str] = set()
-    for folder in ("twin/sim", "twin/actors", "twin/model", "twin/runtime", "controllers", "scenarios"):
-        for path in (ROOT / folder).rglob("*.py"):
-            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-            if folder == "scenarios":
-                nodes = [argument for n in nodes if isinstance(n, ast.Call) for argument in n.args]
-            found.update(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
-    return frozenset(found)
-
-
-def is_read(name: str) -> bool:
-    """Does the code ask the profile for this entry by its name, or by its first part (`workers_<controller>`)?"""
-    texts = _texts()
-    return name in texts or any(t in texts for t in (name.rpartition("_")[0] + "_",) if t != "_")
 
 
 # --- metrics

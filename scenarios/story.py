@@ -52,6 +52,15 @@ PHASE_OPERATIONS: dict[str, tuple[str, ...]] = {
 """The operations of the timing profile that make up a phase: the weakest of their bases is the phase's."""
 
 
+def settings(timing: Timing, seed: int) -> Settings:
+    """Upstream's managers with the constants that the timing profile gives them."""
+    return Settings(
+        seed=seed, drain_timeout_s=round(timing.sample("drain-timeout")), requeue_s=timing.sample("requeue"),
+        task_retries=int(timing.limit("task_retries")),
+        activate_budget_s=timing.limit("reboot_budget_s"), reboot_status_poll_s=timing.sample("reboot-status-poll"),
+        cloud_init_s=timing.sample("cloud-init"), bootstrap_token_s=timing.limit("bootstrap_token_s"))
+
+
 class Story:
     """A world with a scenario playing in it."""
 
@@ -62,7 +71,7 @@ class Story:
         timing = Timing(scenario.profile, seed)
         self.world = World(
             scenario.fleet, timing, trace, CONTROLLERS, webhooks=Webhooks(WEBHOOKS), policies=scenario.policies,
-            settings=Settings(seed=seed, cloud_init_s=timing.sample("cloud-init")), options=options)
+            settings=settings(timing, seed), options=options)
         self.kubectl = Kubectl(self.world)
         self._people = 0
         self.last_step_s = max((s.at_s + (s.for_s or 0.0) for s in scenario.timeline), default=0.0)

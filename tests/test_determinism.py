@@ -88,6 +88,7 @@ def test_reports_change_no_digest(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 BY_ORDER = {
     "fault-api-errors": "which request is struck is drawn in the order of requests",
+    "wart-first-cluster-only": "which of two DPUs takes the only place in a cluster is a matter of turns",
     "wart-black-holed-dms": "its fault strikes a host at a moment, and which host is how far then is a matter of turns",
 }
 """Scenarios whose outcome may depend on the order of what happens at one instant, with the reason."""

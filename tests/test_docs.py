@@ -87,12 +87,6 @@ def test_every_function_of_expectations_is_documented() -> None:
     assert [name for name in FUNCTIONS if f"`{name}`" not in page] == []
 
 
-def test_only_entries_that_no_code_names_are_said_to_be_without_effect() -> None:
-    assert generate.is_read("os-install")
-    assert generate.is_read("client_qps")
-    assert not generate.is_read("no-such-operation")
-
-
 # --- links
 
 

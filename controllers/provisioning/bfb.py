@@ -17,7 +17,6 @@ from twin.runtime.backends import Backends
 from twin.runtime.memory import Memory, TaskBody
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
-POLL_S: Final = 5.0
 UNIQUE_FILE_NAME: Final = "bfb-unique-file-name"
 CHECKED_DOWNLOADS: Final = "checked-downloads"
 
@@ -30,13 +29,14 @@ class BfbReconciler:
     volume: BfbVolume
     memory: Memory
     policies: frozenset[str]
+    poll_s: float
 
     name: ClassVar[str] = "bfb"
     watches: ClassVar[tuple[Watch, ...]] = (Watch(Bfb),)
 
     @classmethod
     def make(cls, backends: Backends) -> BfbReconciler:
-        return cls(backends.kube, backends.volume, backends.memory, backends.policies)
+        return cls(backends.kube, backends.volume, backends.memory, backends.policies, backends.settings.requeue_s)
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         bfb = self.kube.get(Bfb, key)
@@ -57,7 +57,7 @@ class BfbReconciler:
             except ApiError as error:
                 return Result(error=f"failed to update BFB status {error}")
             return DONE
-        return DONE if step.phase == "Error" else Result(requeue_after_s=POLL_S)
+        return DONE if step.phase == "Error" else Result(requeue_after_s=self.poll_s)
 
     def _protect(self, bfb: Bfb) -> Result:
         if bfb.deleting:

@@ -1,7 +1,7 @@
 """The DPU controller: one DPU from an object to a Node of its DPU cluster, and back (provisioning.md 2).
 
 The engine below is upstream's: a phase's handler returns the next status; a changed status is written, an unchanged
-one is looked at again in 5 s. What a phase does stands in `dpu_phases` and the files it names.
+one is looked at again in 5 s (`Settings.requeue_s`). What a phase does stands in `dpu_phases` and the files it names.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from twin.model.provisioning import Dpu, DpuCluster, DpuNode, DpuStatus, Firmwar
 from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
-POLL_S: Final = 5.0
-AGAIN: Final = Result(requeue_after_s=POLL_S)
 NEW: Final = DpuStatus()
 
 
@@ -100,4 +98,4 @@ class DpuReconciler:
             return Result(error=error) if error else DONE
         if before.phase == Phase.ERROR:
             return Result(error=error) if error else DONE
-        return AGAIN
+        return Result(requeue_after_s=self.backends.settings.requeue_s)

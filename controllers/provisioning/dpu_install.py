@@ -17,11 +17,6 @@ from twin.model.provisioning import Bfb, Dpu, DpuNode, DpuStatus, Phase
 from twin.runtime.backends import Backends
 from twin.runtime.memory import TaskBody
 
-ACTIVATE_BUDGET_S: Final = 1800.0
-"""OS.Activate and all RebootStatus polls together."""
-
-REBOOT_STATUS_POLL_S: Final = 3.0
-
 NO_DUPLICATE: Final = "no-duplicate-os-install"
 """Policy: a restarted controller waits for the install it finds under way instead of starting a second one."""
 
@@ -67,11 +62,11 @@ def install(b: Backends, dpu: Dpu, bfb: Bfb, attempt: int) -> TaskBody:
         yield b.dms.os_install(target, _bfb_name(dpu), dpu.status.bfb_file if dpu.status else "")
         yield from _send_bf_cfg(b, dpu, target)
         yield from _verify(b, dpu)
-        budget_end = b.clock.now() + ACTIVATE_BUDGET_S
+        budget_end = b.clock.now() + b.settings.activate_budget_s
         _mark(b, dpu, CALLING)
         activation = b.dms.os_activate(target, _os_version(dpu))
         _mark(b, dpu, CALLED)
-        yield within(b.clock, activation, ACTIVATE_BUDGET_S)
+        yield within(b.clock, activation, b.settings.activate_budget_s)
     yield from _until_rebooted(b, dpu, target, budget_end)
     yield b.clock.sleep(b.settings.cloud_init_s)
     _label(b, dpu, bfb)
@@ -108,7 +103,7 @@ def _until_rebooted(b: Backends, dpu: Dpu, target: DmsTarget, budget_end: float)
     left = budget_end - b.clock.now()
     if left <= 0:
         raise deadline_exceeded()
-    _, status = yield b.dms.reboot_ended(target, _os_version(dpu), REBOOT_STATUS_POLL_S, left)
+    _, status = yield b.dms.reboot_ended(target, _os_version(dpu), b.settings.reboot_status_poll_s, left)
     if status != "SUCCESS":
         raise RpcError("UNKNOWN", f"DPU reboot failed, status: {status}")
 
@@ -140,7 +135,7 @@ def _under_way(b: Backends, dpu: Dpu, target: DmsTarget) -> Generator[Operation,
     if mark is None:
         return None
     state, _, since = mark.partition("/")
-    end = float(since) + ACTIVATE_BUDGET_S
+    end = float(since) + b.settings.activate_budget_s
     if end <= b.clock.now():
         return None
     if state == CALLING:

@@ -10,9 +10,6 @@ from twin.backends.base import Clock, Operation, RpcError
 from twin.model.meta import Key
 from twin.runtime.memory import TaskBody
 
-MAX_RETRY_COUNT: Final = 10
-"""Retries after the first attempt."""
-
 OS_INSTALL: Final = "os-install"
 REBOOT: Final = "reboot"
 HOST_NETWORK: Final = "host-network"
@@ -40,7 +37,7 @@ def attempt(p: Pass, what: str, body: Callable[[int], TaskBody]) -> bool:
         return False
     if not task.error:
         return True
-    if task.attempt < MAX_RETRY_COUNT:
+    if task.attempt < p.b.settings.task_retries:
         memory.start(token, _soon(p.b.clock, body(task.attempt + 1)), task.attempt + 1)
         return False
     raise TaskFailed(task.error)

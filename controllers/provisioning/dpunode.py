@@ -27,7 +27,6 @@ from twin.model.provisioning import Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuN
 from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
-POLL_S: Final = 5.0
 LABELS_PER_DEVICE: Final = "dpudevice-labels-per-device"
 RECHECK_DMS: Final = "dpunode-rechecks-dms"
 DROP_STALE_LABELS: Final = "dpunode-drops-stale-features"
@@ -136,7 +135,7 @@ class DpuNodeReconciler:
                 self._dial(dpunode)
             ready = ("True", "Ready", "")
             if RECHECK_DMS in self.policies:
-                result = Result(requeue_after_s=POLL_S)
+                result = Result(requeue_after_s=self.settings.requeue_s)
         except NotReady as no:
             ready = ("False", no.reason, str(no))
             result = Result(requeue_after_s=no.again_s)
@@ -159,7 +158,7 @@ class DpuNodeReconciler:
             raise Stop  # upstream: dpunode-ready-without-dms-pod. Ready keeps what it last said.
         waiting = f"the DMS server {pod.metadata.name} is not ready yet, wait for"
         if pod.deleting:
-            raise NotReady("NotReady", f"the DMS server {pod.metadata.name} is terminating", POLL_S)
+            raise NotReady("NotReady", f"the DMS server {pod.metadata.name} is terminating", self.settings.requeue_s)
         match pod.status.phase:
             case "Running":
                 return
@@ -168,16 +167,16 @@ class DpuNodeReconciler:
             case "Pending" | "":
                 rshim = _preflight_failure(pod)
                 if rshim:
-                    raise NotReady("NotReady", f'{waiting} "{rshim}"', POLL_S)
+                    raise NotReady("NotReady", f'{waiting} "{rshim}"', self.settings.requeue_s)
                 if condition_status(pod.status.conditions, "PodReadyToStartContainers") == "False":
-                    raise NotReady("NotReady", f"{waiting} the NFS server to become available", POLL_S)
+                    raise NotReady("NotReady", f"{waiting} the NFS server to become available", self.settings.requeue_s)
                 # upstream: dms-pod-pending-for-ever. The time-out below never reaches a pod that stays Pending.
-                raise NotReady("NotReady", f"{waiting} it to run", POLL_S)
+                raise NotReady("NotReady", f"{waiting} it to run", self.settings.requeue_s)
             case _:
                 created = parse_time(pod.metadata.creation_timestamp)
                 if ctx.reached(created + self.settings.dms_pod_timeout_s):
                     raise NotReady("ErrorOccurred", "DMS Pod didn't run and timed out")
-                raise NotReady("NotReady", f"{waiting} it to run", POLL_S)
+                raise NotReady("NotReady", f"{waiting} it to run", self.settings.requeue_s)
 
     def _label_devices(self, ctx: Context, dpunode: DpuNode, conditions: Conditions) -> Conditions:
         """Label the node's devices with the node and their own details; InvalidDPUDetails where one lacks them."""
@@ -213,7 +212,7 @@ class DpuNodeReconciler:
         try:
             self.dms.dial(target)
         except RpcError as error:
-            raise NotReady("DMSServerNotReady", str(error), POLL_S) from error
+            raise NotReady("DMSServerNotReady", str(error), self.settings.requeue_s) from error
         # upstream: dpunode-checked-once. A DMS lost later shows at the next watch event or resync.
 
 

@@ -16,7 +16,6 @@ from twin.model.meta import ObjectMeta, format_time
 from twin.model.provisioning import Dpu
 from twin.runtime.backends import Backends
 
-TOKEN_LIFE_S: Final = 7200.0
 DAY_LONG: Final = "bootstrap-token-lasts-a-day"
 TOKEN_NAMESPACE: Final = "kube-system"
 TOKEN_TYPE: Final = "bootstrap.kubernetes.io/token"
@@ -112,4 +111,4 @@ def join_command(kubeconfig: str, token: str) -> str:
 
 def token_life_s(b: Backends) -> float:
     """upstream: bootstrap-token-expires. Two hours; under the policy a day, which was kubeadm's default in v24.10."""
-    return 86_400.0 if DAY_LONG in b.policies else TOKEN_LIFE_S
+    return 86_400.0 if DAY_LONG in b.policies else b.settings.bootstrap_token_s

@@ -18,7 +18,6 @@ from twin.model.provisioning import GROUP, Dpu, DpuNode, NodeEffect, Phase, Tain
 HOLD: Final = Annotation.WAIT_FOR_EXTERNAL_NODEEFFECT
 REQUESTOR_ID: Final = "dpu.nvidia.com"
 REQUESTOR: Final = GROUP
-DRAIN_TIMEOUT_S: Final = 300
 NOT_THE_DMS_POD: Final = f"{Label.COMPONENT}!={DMS_COMPONENT}"
 REF_COUNT: Final = "node-effect-ref-count"
 """Policy: the effect on a worker stays until none of its DPUs needs it."""
@@ -102,7 +101,7 @@ def _drain(p: Pass) -> None:
     found = p.kube.get(NodeMaintenance, key)
     if found is None:
         try:
-            p.kube.create(_maintenance(p.dpu, key))
+            p.kube.create(_maintenance(p, key))
         except ApiError as error:
             raise Unmet("ErrorOccured", str(error)) from error
     else:
@@ -116,13 +115,13 @@ def _maintenance_key(dpu: Dpu) -> Key:
     return Key(dpu.metadata.namespace, dpu.spec.dpu_node_name)
 
 
-def _maintenance(dpu: Dpu, key: Key) -> NodeMaintenance:
+def _maintenance(p: Pass, key: Key) -> NodeMaintenance:
     """upstream: drain-owned-by-first-dpu. It goes with the first DPU even while another needs it."""
     return NodeMaintenance(
-        metadata=ObjectMeta(namespace=key.namespace, name=key.name, owner_references=(dpu.owner_reference(),)),
+        metadata=ObjectMeta(namespace=key.namespace, name=key.name, owner_references=(p.dpu.owner_reference(),)),
         spec=NodeMaintenanceSpec(
             requestor_id=REQUESTOR_ID, additional_requestors=(REQUESTOR,), node_name=key.name, cordon=True,
-            drain_spec=DrainSpec(force=True, delete_empty_dir=True, timeout_seconds=DRAIN_TIMEOUT_S,
+            drain_spec=DrainSpec(force=True, delete_empty_dir=True, timeout_seconds=p.b.settings.drain_timeout_s,
                                  pod_selector=NOT_THE_DMS_POD)))
 
 

@@ -27,6 +27,7 @@ SECONDS: dict[str, float] = {
     "pod-start": 12, "job-start": 5, "dms-init": 10, "cert-issue": 2, "nfd-period": 60, "node-lifecycle-grace": 40,
     "drain-evict-pod": 2, "drain-retry": 5, "drain-timeout": 300, "maintenance-step": 1, "kamaji-control-plane": 75,
     "manual-reboot": 900, "operator-response": 600, "custom-action-job": 30, "reboot-script-job": 20,
+    "heartbeat": 10, "dms-startup-probe": 10, "pod-eviction-grace": 300, "keepalived-start": 6,
 }
 
 

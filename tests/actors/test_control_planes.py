@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+import pytest
 from neighbours import SPACE, Town
 
 from twin.actors.kamaji import Kamaji
@@ -12,13 +13,14 @@ from twin.model.meta import Key, ObjectMeta, replace
 
 
 class Story:
-    def __init__(self) -> None:
-        self.t = t = Town()
+    def __init__(self, address: str = "", **seconds: float) -> None:
+        self.t = t = Town(**seconds)
         self.made: list[str] = []
         self.removed: list[str] = []
         t.add(lambda k: Kamaji(k, t.clock, t.durations, self.make, lambda key: self.removed.append(key.name)))
         t.create(TenantControlPlane(metadata=ObjectMeta(namespace=SPACE, name="kam-1"),
-                                    spec={"kubernetes": {"version": "v1.30.2"}}))
+                                    spec={"kubernetes": {"version": "v1.30.2"},
+                                          "networkProfile": {"address": address} if address else {}}))
 
     def make(self, plane: TenantControlPlane) -> str:
         self.made.append(plane.metadata.name)
@@ -45,6 +47,15 @@ def test_a_control_plane_is_provisioned_then_ready_with_its_kubeconfig() -> None
     assert [w[1:] for w in s.t.writes()] == [
         ("status", "TenantControlPlane/kam-1"), ("create", "Secret/kam-1-admin-kubeconfig"),
         ("status", "TenantControlPlane/kam-1")]
+
+
+@pytest.mark.parametrize(("address", "ready_s"), [("", 75.0), ("10.0.10.10", 90.0)])
+def test_a_control_plane_behind_a_virtual_address_is_not_ready_before_keepalived(address: str, ready_s: float) -> None:
+    s = Story(address, keepalived_start=90)
+    s.t.run(ready_s - 1)
+    assert s.version() == {"status": "Provisioning"}
+    s.t.run(2)
+    assert s.version() == {"status": "Ready", "version": "v1.30.2"}
 
 
 def test_a_new_version_is_an_upgrade_that_takes_as_long() -> None:

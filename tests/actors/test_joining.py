@@ -141,6 +141,20 @@ def test_a_node_is_ready_while_its_kubelet_is_heard() -> None:
     assert ready_of(t.get(Node, "d1")) == "True"
 
 
+def test_a_dpus_silence_begins_with_its_last_heartbeat() -> None:
+    t, arms, joining = town()
+    token(t)
+    joining.join("d1", TOKEN, SERVER)
+    arms.switch("d1", kubelet_ready=True, server=SERVER)
+    t.run(26)
+
+    arms.switch("d1", kubelet_ready=False)
+    t.run(33.9)
+    assert ready_of(t.get(Node, "d1")) == "True"
+    t.run(0.2)
+    assert ready_of(t.get(Node, "d1")) == "Unknown"
+
+
 def test_a_deleted_node_stays_away_until_the_dpu_boots_again() -> None:
     t, arms, joining = town()
     token(t)

@@ -56,6 +56,42 @@ def test_silence_shows_after_the_grace_with_taints_and_ends_with_the_boot() -> N
     assert node.status.node_info["bootID"] == "1"
 
 
+def test_silence_begins_with_the_last_heartbeat_not_with_the_power() -> None:
+    t = town("h1", heartbeat=10)
+    t.run(17)
+
+    t.switch("h1", up=False)
+    t.run(32.9)
+    assert ready_of(t.get(Node, "h1")) == "True"
+    t.run(0.2)
+    assert ready_of(t.get(Node, "h1")) == "Unknown"
+
+
+def test_the_first_heartbeat_comes_with_the_boot() -> None:
+    t = town("h1", heartbeat=10)
+    t.run(13)
+    t.reboot("h1", 20)
+    t.run(14)
+
+    t.switch("h1", up=False)
+    t.run(35.9)
+    assert ready_of(t.get(Node, "h1")) == "True"
+    t.run(0.2)
+    assert ready_of(t.get(Node, "h1")) == "Unknown"
+
+
+def test_pods_without_a_toleration_leave_after_the_profiles_grace() -> None:
+    t = town("h1", pod_eviction_grace=120)
+    t.pod("web", "h1", ready=True)
+    t.run(10)
+
+    t.switch("h1", up=False)
+    t.run(40 + 119)
+    assert not t.get(Pod, "web").deleting
+    t.run(2)
+    assert t.get(Pod, "web").deleting
+
+
 def test_a_reboot_within_the_grace_never_shows_as_not_ready() -> None:
     t = town("h1")
     t.run(10)

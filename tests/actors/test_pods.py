@@ -241,6 +241,16 @@ def test_a_volume_lost_during_init_fails_the_startup_probe_30_times_then_restart
     assert ready_of(t.get(Pod, DMS)) == "True"
 
 
+def test_the_startup_probe_has_the_profiles_period() -> None:
+    t = town("h1", dms_startup_probe=2)
+    dms_pod(t)
+    t.run(15)
+    t.switch("h1", volume_mounted=False)
+    t.run(7.5 + 60)
+
+    assert t.get(Pod, DMS).status.container_statuses[0].restart_count == 1
+
+
 def test_a_volume_that_goes_away_under_a_running_pod_changes_nothing() -> None:
     t = town("h1")
     dms_pod(t)

@@ -56,7 +56,7 @@ def times(recording: Recording) -> dict[str, float]:
     down = recording.seconds("host_down", 8.0)
     by_hand = recording.settings.get("join") == "False"  # the script of f8: 12 s NotReady, then seen at once
     return {
-        "api-read": 0.001, "api-write": 0.004, "watch-lag": 0.004, "webhook": 0.001, "dpu-api-read": 0.002,
+        "api-read": 0.001, "api-write": 0.004, "watch-lag": 0.004, "dpu-api-read": 0.002,
         "dpu-api-write": 0.004, "gc-delay": 0.03, "resync": 600.0, "requeue": 5.0,
         "dms-dial": 0.001, "dms-get": 0.005, "dms-set": 0.005, "dms-exec": 0.02, "dms-connect-timeout": 0.01,
         "os-verify": 0.03, "bfb-parse": 0.0,

@@ -204,6 +204,20 @@ def test_an_unknown_operation_is_refused_with_the_nearest_name(tmp_path):
         timing_profile.merged(timing_profile.default(), file(operations={"os-instal": {"fixed_s": 1}}), tmp_path)
 
 
+@pytest.mark.parametrize("name", timing_profile.PERIODS)
+@pytest.mark.parametrize("entry", [{"fixed_s": 0}, {"uniform_s": [0, 10]}])
+def test_what_comes_round_cannot_take_no_time(name, entry, tmp_path):
+    with pytest.raises(ValueError, match=f"operations.{name}: must be longer than 0s"):
+        timing_profile.merged(timing_profile.default(), file(operations={name: entry}), tmp_path)
+
+
+@pytest.mark.parametrize("name", timing_profile.RETIRED)
+def test_an_entry_that_is_no_more_is_refused_with_the_reason(name, tmp_path):
+    assert name not in timing_profile.default().operations
+    with pytest.raises(ValueError, match=timing_profile.RETIRED[name]):
+        timing_profile.merged(timing_profile.default(), file(operations={name: {"fixed_s": 1}}), tmp_path)
+
+
 def test_a_file_of_measurements_that_holds_none_is_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("seconds\n")
     with pytest.raises(ValueError, match="no measured values"):

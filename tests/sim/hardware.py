@@ -28,7 +28,7 @@ BFB = "/bfb/ns-bf-bundle.bfb"
 SECONDS = {
     "os-install": 600, "dpu-boot": 120, "arm-shutdown": 30, "fw-reset": 20, "host-reboot": 300, "host-drop": 2,
     "host-power-cycle": 400, "host-network-script": 10, "host-network-delete": 2, "dpu-join": 25, "cni-ready": 60,
-    "join-retry": 5, "os-verify": 6, "dms-connect-timeout": 5,
+    "join-retry": 5, "os-verify": 6, "dms-connect-timeout": 5, "host-network-wait": 50,
 }
 
 

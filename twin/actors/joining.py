@@ -11,7 +11,7 @@ from typing import Final
 
 from twin.actors.actor import Actor
 from twin.actors.hosts import Arm, Arms, Durations
-from twin.actors.kubelet import READY, SILENT
+from twin.actors.kubelet import GRACE, READY, SILENT, missed_after_s
 from twin.backends.base import AlreadyExists, ApiError, Clock, KubeApi
 from twin.model.core import Node, NodeStatus, Secret
 from twin.model.meta import Key, ObjectMeta, condition_status, parse_time, replace, set_condition
@@ -48,6 +48,8 @@ class Joining(Actor):
         self._connect = connect
         self._registered: dict[str, str] = {}
         self._servers: dict[str, str] = {}
+        self._heard: dict[str, float] = {}
+        """When the kubelets that are heard now began to report."""
         arms.subscribe(lambda name: self.wake(Key("", name)))
 
     # --- kubeadm join
@@ -109,10 +111,15 @@ class Joining(Actor):
             return Result(requeue_after_s=REPORT_S) if server else DONE
         node = kube.get(Node, key)
         if arm.kubelet_ready:
-            self.forget(key, "node-lifecycle-grace")
+            self.forget(key, GRACE)
+            self._heard.setdefault(key.name, ctx.now)
             self._report(ctx, kube, key, node, arm)
-        elif node is not None and condition_status(node.status.conditions, "Ready") == "True" and self.over(
-                key, "node-lifecycle-grace", key.name, arm.boot_id):
+            return DONE
+        since = self._heard.pop(key.name, None)
+        silent_s = ctx.now - since if since is not None else 0.0
+        if node is not None and condition_status(node.status.conditions, "Ready") == "True" and self.waited(
+                key, GRACE, (key.name, arm.boot_id),
+                lambda: missed_after_s(self.durations, key.name, arm.boot_id, silent_s)):
             self._set_ready(ctx, kube, node, "Unknown", SILENT, node.status.addresses)
         return DONE
 

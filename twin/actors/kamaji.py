@@ -24,7 +24,10 @@ Remove = Callable[[Key], None]
 
 
 class Kamaji(Actor):
-    """Reconciles TenantControlPlanes. Starting one, or changing its version, takes `kamaji-control-plane`."""
+    """Reconciles TenantControlPlanes. Starting one, or changing its version, takes `kamaji-control-plane`.
+
+    It is not Ready before it is reached: behind a virtual address, not before keepalived has taken that over.
+    """
 
     name = "kamaji"
     watches = (Watch(TenantControlPlane),
@@ -41,6 +44,7 @@ class Kamaji(Actor):
         plane = self.kube.get(TenantControlPlane, key)
         if plane is None:
             self.forget(key, "kamaji-control-plane")
+            self.forget(key, "keepalived-start")
             if key in self._made:
                 del self._made[key]
                 self._remove(key)
@@ -57,7 +61,9 @@ class Kamaji(Actor):
         starting = "Upgrading" if version else "Provisioning"
         if state != starting:
             plane = self._set(plane, starting, version)
-        if not self.over(key, "kamaji-control-plane", key.namespace, key.name, plane.metadata.uid, wanted):
+        entity = (key.namespace, key.name, plane.metadata.uid)
+        reached = not has_virtual_address(plane) or self.over(key, "keepalived-start", *entity)
+        if not self.over(key, "kamaji-control-plane", *entity, wanted) or not reached:
             return DONE
         self._store(plane)
         self._made[key] = None
@@ -79,6 +85,10 @@ class Kamaji(Actor):
         entry = {"status": state, "version": version} if version else {"status": state}
         status: dict[str, Any] = {**plane.status, "kubernetesResources": {**resources, "version": entry}}
         return self.kube.update_status(replace(plane, status=status))
+
+
+def has_virtual_address(plane: TenantControlPlane) -> bool:
+    return bool((plane.spec.get("networkProfile") or {}).get("address"))
 
 
 def wanted_version(plane: TenantControlPlane) -> str:

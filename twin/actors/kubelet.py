@@ -1,6 +1,7 @@
 """A host's Node object: the kubelet registers it and reports, the node-lifecycle controller notices silence.
 
-Heartbeats are no writes here: a kubelet whose host is up is taken to renew its lease every `heartbeat` seconds.
+Heartbeats are no writes here: a kubelet whose host is up is taken to renew its lease every `heartbeat` seconds from the
+moment it first reports, so that its silence begins with the last one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,15 @@ SILENT: Final = ("NodeStatusUnknown", "Kubelet stopped posting node status.")
 
 ORPHANED_S: Final = 40.0
 """kube-controller-manager's pod garbage collector waits so long before it removes the pods of a deleted Node."""
+
+
+GRACE: Final = "node-lifecycle-grace"
+
+
+def missed_after_s(durations: Durations, node: str, boot: str, reported_s: float) -> float:
+    """Seconds until a kubelet is missed that falls silent now, `reported_s` after its first report."""
+    since_heartbeat = round(reported_s, 6) % durations("heartbeat", node)
+    return round(max(durations(GRACE, node, boot) - since_heartbeat, 0.0), 6)
 
 
 class NodeRegistration(Actor):
@@ -92,8 +102,8 @@ class NodeLifecycle(Actor):
         super().__init__(kube, clock, durations)
         self._hosts = hosts
         self._pods = pods
-        self._met: dict[str, str] = {}
-        """Hosts that are ours to judge, and their last boot."""
+        self._met: dict[str, tuple[str, float]] = {}
+        """Hosts that are ours to judge, their last boot, and when we first heard of it."""
         hosts.subscribe(lambda name: self.wake(Key("", name)))
 
     watches = (Watch(Node, when=lambda old, new: _judged_anew(old, new)),)
@@ -102,7 +112,7 @@ class NodeLifecycle(Actor):
         for name in self._hosts.names():
             machine = self._hosts.machine(name)
             if machine is not None:
-                self._met[name] = machine.boot_id
+                self._met[name] = machine.boot_id, self.clock.now()
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         node = self.kube.get(Node, key)
@@ -111,8 +121,8 @@ class NodeLifecycle(Actor):
             return DONE
         self.forget(key, "orphaned")
         machine = self._hosts.machine(key.name)
-        if machine is not None:
-            self._met[key.name] = machine.boot_id
+        if machine is not None and self._met.get(key.name, ("",))[0] != machine.boot_id:
+            self._met[key.name] = machine.boot_id, ctx.now
         if key.name in self._met:
             node = self._judge(ctx, key, node, machine is not None and machine.up)
         self._evict(key, node)
@@ -123,10 +133,11 @@ class NodeLifecycle(Actor):
     def _judge(self, ctx: Context, key: Key, node: Node, heard: bool) -> Node:
         """`heard`: does its kubelet run? A host that was taken out of service is never heard again."""
         ready = condition(node.status.conditions, "Ready")
+        boot, since = self._met[key.name]
         if heard:
-            self.forget(key, "node-lifecycle-grace")
-        elif (ready is not None and ready.status == "True"
-              and self.over(key, "node-lifecycle-grace", key.name, self._met[key.name])):
+            self.forget(key, GRACE)
+        elif (ready is not None and ready.status == "True" and self.waited(
+                key, GRACE, (key.name, boot), lambda: missed_after_s(self.durations, key.name, boot, ctx.now - since))):
             node = self.kube.update_status(replace(node, status=replace(
                 node.status, conditions=set_condition(node.status.conditions, "Ready", "Unknown", *SILENT, ctx.now))))
             ready = condition(node.status.conditions, "Ready")
@@ -153,7 +164,7 @@ class NodeLifecycle(Actor):
             return
         since = tuple(f"{t.key}={t.value}@{t.time_added}" for t in taints)
         for pod in self.kube.view(PodsByNode, key.name).on(key.name):
-            seconds = evicted_after_s(pod, taints)
+            seconds = evicted_after_s(pod, taints, self.durations("pod-eviction-grace"))
             if seconds == FOREVER or pod.deleting:
                 continue
             if seconds == 0 or self.waited(key, ("evict", pod.key), (pod.metadata.uid, *since),

@@ -22,9 +22,9 @@ CRASH_FIRST_S: Final = 10.0
 CRASH_MAX_S: Final = 300.0
 """Kubernetes' back-off between restarts of a crashing container: doubling from 10 s to 5 min."""
 
-PROBE_PERIOD_S: Final = 10.0
+PROBE: Final = "dms-startup-probe"
 PROBE_FAILURES: Final = 30
-"""The DMS pod's startup probe (provisioning.md 3.1): period and failures until the container is restarted."""
+"""Of the DMS pod's startup probe (provisioning.md 3.1), so many periods of it until the container is restarted."""
 
 
 class Program(Protocol):
@@ -293,13 +293,13 @@ class PodLife(Actor):
         attempt = life.attempt()
         if life.program is None or life.program.healthy(pod):
             # A failing probe is followed by the next one a period later.
-            if not self._probing(key, attempt) or self.waited(key, "probe", (attempt,), lambda: PROBE_PERIOD_S):
+            if not self._probing(key, attempt) or self.waited(key, "probe", (attempt,), lambda: self.durations(PROBE)):
                 life.ready = True
                 self.forget(key, "startup")
                 self.forget(key, "probe")
             return
         self.forget(key, "probe")
-        if self.waited(key, "startup", (attempt,), lambda: PROBE_PERIOD_S * PROBE_FAILURES):
+        if self.waited(key, "startup", (attempt,), lambda: PROBE_FAILURES * self.durations(PROBE)):
             life.restarts[-1] += 1
             if life.program is not None:
                 life.program.stopped(life.node)

@@ -15,8 +15,6 @@ FOREVER: Final = float("inf")
 NOT_READY: Final = "node.kubernetes.io/not-ready"
 UNREACHABLE: Final = "node.kubernetes.io/unreachable"
 UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
-DEFAULT_TOLERATION_S: Final = 300.0
-"""What the admission plugin DefaultTolerationSeconds gives every pod for not-ready and unreachable."""
 
 
 class PodsByNode:
@@ -49,8 +47,11 @@ def finished(pod: Pod) -> bool:
     return pod.status.phase in ("Succeeded", "Failed")
 
 
-def toleration_s(pod: Pod, taint: Taint) -> float:
-    """How long a pod stays on a node with this taint: 0 not at all, `FOREVER`, or seconds."""
+def toleration_s(pod: Pod, taint: Taint, default_s: float = FOREVER) -> float:
+    """How long a pod stays on a node with this taint: 0 not at all, `FOREVER`, or seconds.
+
+    `default_s`: what the admission plugin DefaultTolerationSeconds gives every pod for not-ready and unreachable.
+    """
     longest = -1.0
     for t in pod.spec.tolerations:
         key, effect = t.get("key", ""), t.get("effect", "")
@@ -61,13 +62,13 @@ def toleration_s(pod: Pod, taint: Taint) -> float:
         seconds = t.get("tolerationSeconds")
         longest = max(longest, FOREVER if seconds is None else float(seconds))
     if longest < 0 and taint.effect == "NoExecute" and taint.key in (NOT_READY, UNREACHABLE):
-        return DEFAULT_TOLERATION_S
+        return default_s
     return max(longest, 0.0)
 
 
-def evicted_after_s(pod: Pod, taints: Iterable[Taint]) -> float:
+def evicted_after_s(pod: Pod, taints: Iterable[Taint], default_s: float) -> float:
     """When NoExecute taints drive this pod away, in seconds after they were set."""
-    return min((toleration_s(pod, t) for t in taints if t.effect == "NoExecute"), default=FOREVER)
+    return min((toleration_s(pod, t, default_s) for t in taints if t.effect == "NoExecute"), default=FOREVER)
 
 
 # --- selectors

@@ -322,12 +322,23 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The flags of upstream's managers and the facts of an installation (provisioning.md 9.1, 11)."""
+    """The flags and constants of upstream's managers and the facts of an installation (provisioning.md 9.1, 11)."""
 
     namespace: str = "dpf-operator-system"
     install_interface: str = "gNOI"
     dms_pod_timeout_s: float = 300.0
+    drain_timeout_s: int = 300
+    """What the NodeMaintenance CRD fills in; 0 is no limit."""
+    requeue_s: float = 5.0
+    """How soon BFB, DPU and DPUNode are looked at again when nothing happens."""
+    task_retries: int = 10
+    """Of a background task, after its first attempt."""
+    activate_budget_s: float = 1800.0
+    """For OS.Activate and all RebootStatus polls together."""
+    reboot_status_poll_s: float = 3.0
     cloud_init_s: float = 90.0
+    bootstrap_token_s: float = 7200.0
+    """How long a kubeadm join token lives."""
     client_secret: str = "dpf-provisioning-client-secret"
     dms_image: str = "dms:v25.4"
     seed: int = 0

@@ -20,6 +20,19 @@ from twin.model.timing import Basis, Distribution, Limit, Operation, Profile
 
 BASES = ("default", "fixed")
 
+PERIODS = ("requeue", "reboot-status-poll", "join-retry", "dms-startup-probe", "drain-retry", "nfd-period", "heartbeat",
+           "leader-retry")
+"""Operations that come round: none of them may take no time."""
+
+LOWEST = -8.0
+"""A normal score below all that are drawn."""
+
+RETIRED = {
+    "webhook": "it is part of api-write",
+    "delete-requeue": "the operator's own deletions are not modelled",
+}
+"""Entries of earlier profiles that had no effect, and why."""
+
 Seconds = Annotated[float, BeforeValidator(units.seconds), Field(ge=0, json_schema_extra={
     "description": "Seconds, or text such as 90s, 15m, 2h30m"})]
 
@@ -152,13 +165,16 @@ def merged(base: Profile, file: TimingFile, folder: Path) -> Profile:
     for name, entry in file.operations.items():
         old = operations.get(name) if base.operations else Operation(name, timing.Fixed(0))
         if old is None:
-            raise ValueError(f"operations.{name}: unknown operation{_nearest(name, operations)}")
+            why = f", {RETIRED[name]}" if name in RETIRED else _nearest(name, operations)
+            raise ValueError(f"operations.{name}: unknown operation{why}")
         operations[name] = Operation(
             name, distribution(entry, folder), basis=entry.basis, source=entry.source, where=entry.where or old.where,
             fails=old.fails if entry.fails is None else entry.fails,
             shared=old.shared if entry.shared is None else tuple(entry.shared),
             latency=old.latency if entry.latency is None else entry.latency,
         )
+        if name in PERIODS and operations[name].takes.at(LOWEST) < 1e-9:
+            raise ValueError(f"operations.{name}: must be longer than 0s: it comes round and round")
     for name, given in file.limits.items():
         bound = given if isinstance(given, LimitEntry) else LimitEntry(value=given)
         known = limits.get(name) if base.limits else Limit(name, 0, "")

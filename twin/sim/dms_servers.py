@@ -28,8 +28,8 @@ FAILURE: Final = "FAILURE"
 BROKEN: Final = "rpc error: code = Unavailable desc = error reading from server: EOF"
 
 WAIT_TRIES: Final = 10
-WAIT_S: Final = 5.0
-"""The host network script looks so often, so far apart, for br-dpu and then for its route (provisioning.md 8.3)."""
+"""The host network script looks so often within `host-network-wait`, for br-dpu and then for its route
+(provisioning.md 8.3)."""
 
 SHUTDOWN_LIMIT_S: Final = 150.0
 """bf-slr.sh polls the rshim log for "System Off" 30 times, 5 s apart (provisioning.md 3.4)."""
@@ -361,13 +361,15 @@ class DmsServers:
                 self.hosts.detach(dpu)
             op.fail(rpc_error("INTERNAL", f"{commands.HOST_NETWORK_SCRIPT}: {why}: exit status 1"))
 
+        pause = ns(self.timing.sample("host-network-wait", host.name)) // WAIT_TRIES
+
         def wait(tries: int, there: Callable[[], bool], why: str, then: Callable[[], None]) -> None:
             if there():
                 then()
             elif tries == 0:
                 fail(why)
             else:
-                self.later(server, op, ns(WAIT_S), wait, tries - 1, there, why, then)
+                self.later(server, op, pause, wait, tries - 1, there, why, then)
 
         def route() -> None:
             wait(WAIT_TRIES, lambda: host.default_route or not host.route_check, "no default route via br-dpu", work)

@@ -259,8 +259,13 @@ def _kubeconfig_rotated(world: World, fault: f.KubeconfigRotated) -> None:
 
 
 def _api_down(world: World, fault: f.ApiDown) -> Heal:
-    _down(world, [world.host_cluster], True)
-    return lambda: _down(world, [world.host_cluster], False)
+    world.host_api_down(True)
+
+    def heal() -> None:
+        world.host_api_down(False)
+        world.hosts.join_may_succeed()
+
+    return heal
 
 
 def _api_slow(world: World, fault: f.ApiSlow) -> Heal:

@@ -40,6 +40,7 @@ from twin.sim.clock import EPOCH, SECOND, SimClock, TwinEnvironment, ns
 from twin.sim.dms import SimDms
 from twin.sim.host import Hosts, SimDpu, SimHost
 from twin.sim.kube import ApiServer
+from twin.sim.leadership import Leadership
 from twin.sim.links import Link, Links
 from twin.sim.machines import SimArms, SimMachines
 from twin.sim.manager import Manager, Surroundings
@@ -114,6 +115,8 @@ class World:
             self.managers[name] = Manager(around, name, mine, index)
             index += len(mine)
         self._actor_index = index
+        self._second_leaders: list[Manager] = []
+        self.leadership = Leadership(env, timing, lambda: not self.host_cluster.down)
         for card in fleet.cards:
             trace.place(card.name, card.rack, card.host)
         self.chronicle = Chronicle(fleet, self.host_cluster, trace)
@@ -219,20 +222,28 @@ class World:
         self.hosts.power_on(self.hosts.hosts[host])
 
     def restart(self, name: str) -> None:
-        """The process of this name, or of this controller, ends and starts again after `controller-restart`."""
+        """The process of this name, or of this controller, ends and starts again (`twin.sim.leadership`)."""
         for manager in self.managers.values():
-            if name in (manager.name, "*") or any(c.name == name for c in manager.controllers):
-                manager.stop()
-                # The lease of the process that ended is not released: the next one waits until it runs out.
-                takes = max(self.timing.sample("controller-restart", manager.name, str(manager.starts)),
-                            self.timing.sample("leader-lease"))
-                self.env.call_at(ns(takes), manager.start)
+            if name not in (manager.name, "*") and all(c.name != name for c in manager.controllers):
+                continue
+            if manager in self._second_leaders:
+                manager.stop()  # it does not get the lease again
+            else:
+                self.leadership.restart(manager)
+
+    def host_api_down(self, down: bool) -> None:
+        """The host cluster's API server stops, or is back: processes that cannot renew their leases meanwhile end."""
+        self.host_cluster.down = down
+        touch(self.host_cluster.readers, "up")
+        if down:
+            self.leadership.cut_off([m for m in self.managers.values() if m not in self._second_leaders])
 
     def second_leader(self, name: str) -> Manager:
         """Another process of this name acts beside the first one: both believe they lead."""
         first = self.managers[name]
         second = Manager(self._around, f"{name}-2", first.controllers, self._actor_index)
         second.listen(self._effect_hook)
+        self._second_leaders.append(second)
         self._actor_index += len(first.controllers)
         self.managers[f"{name}-{len(self.managers)}"] = second
         second.start()
@@ -342,8 +353,8 @@ class World:
 
     def _staffed(self, controller: Controller) -> Controller:
         """With as many workers as the timing profile's limits give it."""
-        limits = self.timing.profile.limits
-        workers = limits.get(f"workers_{controller.name}", limits["workers_default"]).value
+        own = f"workers_{controller.name}"
+        workers = self.timing.limit(own if own in self.timing.profile.limits else "workers_default")
         return dataclasses.replace(controller, workers=max(1, int(workers)))
 
     def _server(self, name: str, url: str) -> ApiServer:
