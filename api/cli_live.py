@@ -71,6 +71,8 @@ def live(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask")] = False,
     controllers: Annotated[str, typer.Option("--controllers", help="Only these, e.g. bfb,dpuset",
                                              metavar="LIST")] = "",
+    actors: Annotated[str, typer.Option("--actors", help="Neighbours to play where they are missing: "
+                                        "maintenance-operator,cert-manager", metavar="LIST")] = "",
     namespace: Annotated[str, typer.Option("-n", "--namespace", help="Where DPF is installed",
                                            metavar="NAMESPACE")] = "dpf-operator-system",
     volume: Annotated[str, typer.Option("--volume", help="Where the BFB volume is mounted", metavar="DIR")] = "/bfb",
@@ -78,6 +80,9 @@ def live(
     webhooks: Annotated[str, typer.Option("--webhooks", help="Serve the admission webhooks here",
                                           metavar="ADDRESS:PORT")] = "",
     out: Annotated[str, typer.Option("--out", help="Write a run folder at the end", metavar="DIR")] = "",
+    record: Annotated[str, typer.Option("--record", help="trace,objects or none: what --out holds; default both",
+                                        metavar="LIST")] = "",
+    no_report: Annotated[bool, typer.Option("--no-report", help="--out without report, figures and tables")] = False,
     log_format: Annotated[str, typer.Option("--log-format", help="text or json", metavar="FORMAT")] = "text",
     until: Annotated[str, typer.Option("--until", help="Stop after so long", metavar="DURATION")] = "",
     quiet: Quiet = False,
@@ -89,9 +94,14 @@ def live(
 
     raise typer.Exit(run(LiveRequest(
         kubeconfig=kubeconfig, context=context, lab=lab, folder=folder, shadow=shadow, yes=yes,
-        controllers=tuple(c.strip() for c in controllers.split(",") if c.strip()), policies=tuple(policies),
-        namespace=namespace, volume=volume, listen=listen, webhooks=webhooks, out=out, log_format=log_format,
+        controllers=_listed(controllers), actors=_listed(actors), policies=tuple(policies), namespace=namespace,
+        volume=volume, listen=listen, webhooks=webhooks, out=out, record=record, report=not no_report,
+        log_format=log_format,
         until_s=until_seconds(until), quiet=quiet)))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @app.command("diff-runs")

@@ -14,26 +14,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, cast
 
+from api.live_actors import ACTORS, GatedEvictor, Tools
 from api.live_log import Log
 from api.live_record import NEIGHBOURS, WATCHED, Recorder, fleet_of
 from api.live_shadow import ShadowClusters, ShadowHands, ShadowKube, ShadowMemory, Would
+from api.rehearse import recorded
 from controllers import CONTROLLERS
+from twin.actors.actor import Actor
 from twin.backends.base import KubeApi, Settings
 from twin.backends.bfb import LiveVolume
 from twin.backends.dms import LiveDms
 from twin.backends.kube import Cluster, LiveClusters, LiveKube, open_cluster
+from twin.backends.lab.pods import LivePodVerbs
 from twin.backends.pod_exec import LiveHostAgent
 from twin.backends.wrap import Call, Ears, Wrapped, WrappedClusters, WrappedDms, WrappedKube
 from twin.model.core import Secret
 from twin.model.fleet import Fleet
 from twin.model.meta import Key, Object
+from twin.model.provisioning import DpuDevice
 from twin.runtime.backends import Backends
 from twin.runtime.backstage import Backstage, LiveMemory
 from twin.runtime.lease import Elector, Rules
 from twin.runtime.live import LiveRunner, NotLeading, Readers
-from twin.runtime.reconcile import Controller, Result
+from twin.runtime.reconcile import Controller, Reconciler, Result
 
 LEASE: Final = "dpf-twin-live"
+NEIGHBOURS_MANAGER: Final = "neighbours"
 DRAIN_S: Final = 30.0
 """controller-runtime's graceful shutdown period."""
 
@@ -46,6 +52,8 @@ class Config:
     """None: the service account of the pod we run in."""
     context: str | None = None
     controllers: Sequence[Controller] = CONTROLLERS
+    actors: tuple[str, ...] = ()
+    """Neighbours to play, names of `api.live_actors.ACTORS`."""
     policies: frozenset[str] = frozenset()
     settings: Settings = field(default_factory=Settings)
     volume: Path = Path("/bfb")
@@ -58,8 +66,8 @@ class Config:
     qps: float = 20.0
     burst: int = 30
     resync_s: float = 600.0
-    objects: bool = True
-    """Keep versions of objects for `get --at`."""
+    record: frozenset[str] | None = None
+    """What is kept in memory for a run folder; None: everything up to 1,000 DPUs."""
     fleet: Fleet | None = None
     """What the trace's places come from; None: the cluster's own objects."""
     extra_kinds: tuple[type[Object], ...] = NEIGHBOURS
@@ -99,6 +107,7 @@ class Live:
         self._clusters = LiveClusters(component="dpf-twin", qps=config.qps, burst=config.burst)
         self._agents: dict[str, LiveHostAgent] = {}
         self.recorder: Recorder | None = None
+        self._actors: list[Actor] = []
 
     # --- connecting
 
@@ -124,6 +133,8 @@ class Live:
             if manager is None:
                 manager = self.managers[controller.manager] = self._manager(controller.manager)
             self._add(manager, controller)
+        if self.config.actors:
+            self._play(self._manager(NEIGHBOURS_MANAGER))
         for manager in self.managers.values():
             for runner in manager.runners:
                 for watch in runner.reconciler.watches:
@@ -135,7 +146,11 @@ class Live:
         cluster = self.cluster
         for kind in (*WATCHED, *self.config.extra_kinds):
             cluster.informer(kind)
-        self.recorder = Recorder(self.config.fleet or fleet_of(cluster), objects=self.config.objects)
+        kept = self.config.record
+        if kept is None:
+            kept = recorded("", len(cluster.cache.list(DpuDevice, None, None)))
+        self.recorder = Recorder(self.config.fleet or fleet_of(cluster), keep="trace" in kept,
+                                 objects="objects" in kept)
         self.recorder.begin(cluster, (*WATCHED, *self.config.extra_kinds))
 
     def _manager(self, name: str) -> LiveManager:
@@ -149,10 +164,29 @@ class Live:
 
     def _add(self, manager: LiveManager, controller: Controller) -> None:
         reconciler = controller.make(self.backends(manager, controller.name))
-        name = controller.name
-        manager.runners.append(LiveRunner(
-            reconciler, workers=controller.workers, readers=manager.readers, may_work=self.may_work,
-            on_pass=lambda key, wait, took, outcome: self._passed(name, key, wait, took, outcome), on_bug=self._bug))
+        manager.runners.append(self._runner(reconciler, controller.workers, manager.readers))
+
+    def _runner(self, reconciler: Reconciler, workers: int, readers: Readers | None) -> LiveRunner:
+        name = reconciler.name
+        return LiveRunner(
+            reconciler, workers=workers, readers=readers, may_work=self.may_work,
+            on_pass=lambda key, wait, took, outcome: self._passed(name, key, wait, took, outcome), on_bug=self._bug)
+
+    def _play(self, manager: LiveManager) -> None:
+        """The neighbours of `Config.actors`, in a process's place of their own."""
+        self.managers[manager.name] = manager
+        for stand_in in (a for a in ACTORS if a.name in self.config.actors):
+            backends = self.backends(manager, stand_in.name)
+            evictor = LivePodVerbs(manager.cluster)
+            actor = stand_in.make(backends.kube, Tools(
+                namespace=self.config.settings.namespace, clock=self._backstage,
+                evictor=cast(Any, ShadowHands(evictor, stand_in.name, self._would)) if self.config.shadow
+                else GatedEvictor(evictor, self._gate)))
+            # What an actor waits for changes without a cache telling: each of its passes is run.
+            runner = self._runner(cast(Any, actor), 1, None)
+            actor.wake = runner.wake
+            manager.runners.append(runner)
+            self._actors.append(actor)
 
     def backends(self, manager: LiveManager, controller: str) -> Backends:
         """What one controller is given."""
@@ -213,6 +247,8 @@ class Live:
                 for runner in manager.runners:
                     runner.listen(manager.cluster)
                     runner.start()
+            for actor in self._actors:
+                actor.start()
             self._backstage.call_in(self.config.resync_s, self._resync)
             self._stay()
         finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from api.live_actors import ACTORS
 from api.output import Refused
 from controllers import CONTROLLERS
 from twin.backends.base import ApiError, NotFound
@@ -88,7 +89,7 @@ def check_access(cluster: Cluster, config: Config) -> None:
     if rules is None:
         return
     missing = []
-    for group, resource, verbs in NEEDS:
+    for group, resource, verbs in (*NEEDS, *(need for a in ACTORS if a.name in config.actors for need in a.needs)):
         wanted = verbs if config.lead else [v for v in ("get", "list", "watch") if v in verbs and "/" not in resource]
         missing += [f"{verb} {resource}" + (f".{group}" if group else "") for verb in wanted
                     if not any(_allows(rule, group, resource, verb) for rule in rules)]
@@ -126,7 +127,8 @@ def others(process: Live) -> str:
     for lease in kube.list_live(Lease):
         spec = lease.spec
         mine = lease.metadata.name == process.elector.key.name
-        foreign = any(word in lease.metadata.name for word in UPSTREAM_LEASE)
+        played = any(lease.metadata.name == a.lease for a in ACTORS if a.name in process.config.actors)
+        foreign = played or any(word in lease.metadata.name for word in UPSTREAM_LEASE)
         if not foreign or mine or not spec.holder_identity or not spec.renew_time:
             continue
         if now < parse_time(spec.renew_time) + spec.lease_duration_seconds:
@@ -165,6 +167,8 @@ def plan_words(process: Live, shadow: bool) -> Iterator[str]:
     if shadow:
         yield "touches     nothing"
         return
+    for actor in (a for a in ACTORS if a.name in process.config.actors):
+        yield f"plays       {actor.name}: {actor.does}"
     dpus = cache.list(Dpu, None, None)
     moving = [d for d in dpus if d.status is None or d.status.phase != Phase.READY or d.deleting]
     missing = {n.metadata.name for n in cache.list(DpuNode, None, None)} if count(DpuSet) else set()

@@ -41,8 +41,9 @@ def run_of(process: Live, name: str = "live", *, seed: int = 0, pending: Sequenc
             if d.status is None or d.status.phase != Phase.READY]
         runners = [r for m in process.managers.values() for r in m.runners]
         from api.live_record import WATCHED
-        objects = {"": [o for kind in (*WATCHED, *process.config.extra_kinds)
-                        for o in process.cluster.cache.list(kind, None, None)]}
+        objects: dict[str, list[Any]] = {"": [o for kind in (*WATCHED, *process.config.extra_kinds)
+                        for o in process.cluster.cache.list(kind, None, None)],
+                   **(recorder.dpu_clusters.nodes() if recorder.dpu_clusters is not None else {})}
         return Run(
             scenario=name, seed=seed, trace=recorder.trace, policies=tuple(sorted(process.config.policies)),
             command=command or "dpf-twin live", epoch_s=recorder.epoch_s, virtual_s=at_s, wall_s=at_s,
@@ -63,12 +64,12 @@ def _reconciles(process: Live) -> Iterator[ReconcileRow]:
                 queue_wait_s_p95=waits[int(len(waits) * 0.95)] if waits else 0.0, errors=runner.errors)
 
 
-def write(process: Live, folder: Path, *, speed: float = 1.0) -> Path:
+def write(process: Live, folder: Path, *, speed: float = 1.0, report: bool = True) -> Path:
     """Write the folder. Raises: reports.folder.FolderError."""
     from reports.folder import write as write_folder
 
     run = run_of(process)
-    made = write_folder([run], summarise([run]), folder)
+    made = write_folder([run], summarise([run]), folder, report=report)
     write_timing(process, run, made / "timing.yaml", speed=speed)
     return made
 

@@ -10,10 +10,12 @@ import math
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from api.live_clusters import DpuClusters
 from twin.backends.kube import Cluster
 from twin.backends.wrap import Call
 from twin.model.core import Node, NodeMaintenance, TenantControlPlane
@@ -29,6 +31,8 @@ WATCHED: Final[tuple[type[Object], ...]] = (
     DpuNode, DpuDevice, DpuCluster, DpuFlavor, Bfb, DpuSet, Dpu, Node, DpfOperatorConfig)
 """Kinds whose versions are recorded, in the order in which the first ones are told."""
 NEIGHBOURS: Final[tuple[type[Object], ...]] = (NodeMaintenance, TenantControlPlane)
+LATEST: Final = 10_000
+"""Calls of each verb whose durations are kept: a process may run for months."""
 RACK_LABELS: Final = ("topology.kubernetes.io/rack", "topology.kubernetes.io/zone")
 _SECRETS: Final = re.compile(r"(?i)\b[a-z0-9]{6}\.[a-z0-9]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END"
                              r"|(Bearer )\S+", re.DOTALL)
@@ -60,12 +64,13 @@ class Recorder:
         self.trace = Trace(keep=keep, objects=objects)
         self.fleet = fleet
         self.epoch_s = time.time()
-        self.latencies: dict[str, list[float]] = {}
-        """Seconds by verb: `create`, `status`, `os_install`, ..."""
+        self.latencies: dict[str, deque[float]] = {}
+        """Seconds by verb, the latest ones: `create`, `status`, `os_install`, ..."""
         self._start_ns = time.monotonic_ns()
         self._lock = threading.RLock()
         self._versions: dict[tuple[type[Object], Key], str] = {}
         self.chronicle: Chronicle | None = None
+        self.dpu_clusters: DpuClusters | None = None
         for card in fleet.cards:
             self.trace.place(card.name, card.rack, card.host)
 
@@ -83,6 +88,15 @@ class Recorder:
         self.chronicle = Chronicle(self.fleet, cast(Any, server), self.trace)
         for kind in kinds:
             cluster.watch(kind, self._observer(server, kind))
+        if self.trace.keep_objects:
+            self.dpu_clusters = DpuClusters(cluster, self._seen_in)
+
+    def _seen_in(self, cluster: str, old: Object | None, new: Object | None) -> None:
+        """A Node of a DPU cluster changed."""
+        either = new or old
+        if either is not None and old is not new:
+            with self._lock:
+                self.trace.object(self.now_ns, _op(old, new), cluster, either)
 
     def _observer(self, server: _Server, kind: type[Object]) -> Callable[[Object | None, Object | None], None]:
         def seen(old: Object | None, new: Object | None) -> None:
@@ -96,8 +110,7 @@ class Recorder:
                     self._meet(new)
                 for observer in server.observers.get(kind, ()):
                     observer(old, new, at)
-                op = "DELETED" if new is None else "ADDED" if old is None else "MODIFIED"
-                self.trace.object(at, op, "", either)
+                self.trace.object(at, _op(old, new), "", either)
         return seen
 
     def _meet(self, dpu: Dpu) -> None:
@@ -114,7 +127,7 @@ class Recorder:
             verb = f"{call.cluster} {call.verb}" if call.cluster else call.verb
             if not call.kind and verb == "get":
                 verb = "get_command"  # DMS Get, not an API server's
-            self.latencies.setdefault(verb, []).append(call.seconds)
+            self.latencies.setdefault(verb, deque(maxlen=LATEST)).append(call.seconds)
             if call.kind and call.verb not in ("get", "list"):
                 self.trace.write(self.now_ns, call.controller, call.verb, call.cluster, call.kind, call.key.namespace,
                                  call.key.name, call.version, call.outcome)
@@ -130,6 +143,11 @@ class Recorder:
     def locked(self) -> threading.RLock:
         """Held by whoever reads the trace while the run goes on."""
         return self._lock
+
+
+def _op(old: Object | None, new: Object | None) -> str:
+    """What a watch would call it."""
+    return "DELETED" if new is None else "ADDED" if old is None else "MODIFIED"
 
 
 def fleet_of(cluster: Cluster) -> Fleet:

@@ -42,12 +42,15 @@ class LiveRequest:
     shadow: bool = False
     yes: bool = False
     controllers: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     namespace: str = "dpf-operator-system"
     volume: str = "/bfb"
     listen: str = ""
     webhooks: str = ""
     out: str = ""
+    record: str = ""
+    report: bool = True
     log_format: str = "text"
     until_s: float | None = None
     quiet: bool = False
@@ -57,9 +60,12 @@ def live(request: LiveRequest) -> int:
     """Raises: Refused, Unreachable."""
     from api.live import Live
     from api.live_log import Log
+    from reports.folder import check_writable
 
     if request.log_format not in ("text", "json"):
         raise Refused(f"--log-format: must be text or json (got {request.log_format})")
+    if request.out:
+        check_writable(Path(request.out))
     config = configure(request)
     log = Log(sys.stderr, as_json=request.log_format == "json", quiet=request.quiet)
     process = Live(config, log)
@@ -82,6 +88,7 @@ def configure(request: LiveRequest) -> Config:
         raise Refused(f"--volume: {volume} is no folder: mount the BFB volume there")
     return Config(
         kubeconfig=kubeconfig, context=request.context or None, controllers=chosen(request.controllers),
+        actors=played(request.actors, lab=request.lab), record=recorded(request),
         policies=policies(request.policies), settings=Settings(namespace=request.namespace), volume=volume,
         identity=f"{socket.gethostname()}_{uuid.uuid4()}", lead=not request.shadow, shadow=request.shadow)
 
@@ -141,6 +148,30 @@ def chosen(names: Sequence[str]) -> tuple[Controller, ...]:
     if wrong:
         raise Refused(f"--controllers: must be some of {', '.join(known)} (got {', '.join(wrong)})")
     return tuple(known[n] for n in names) or CONTROLLERS
+
+
+def played(names: Sequence[str], *, lab: bool) -> tuple[str, ...]:
+    """The neighbours of these names. Raises: Refused."""
+    from api.live_actors import ACTORS
+
+    known = [a.name for a in ACTORS]
+    wrong = [n for n in names if n not in known]
+    if wrong:
+        raise Refused(f"--actors: must be some of {', '.join(known)} (got {', '.join(wrong)})")
+    if names and lab:
+        raise Refused("live: --lab has every neighbour already; leave --actors out")
+    return tuple(names)
+
+
+def recorded(request: LiveRequest) -> frozenset[str] | None:
+    """What is kept in memory for the run folder; without one, nothing. None: by the fleet's size. Raises: Refused."""
+    from api.rehearse import recorded as wanted
+
+    if request.record and not request.out:
+        raise Refused("live: --record goes with --out")
+    if request.out and not request.record:
+        return None
+    return wanted(request.record, 0) if request.out else frozenset()
 
 
 def policies(names: Sequence[str]) -> frozenset[str]:
@@ -214,7 +245,7 @@ def _serve(process: Live, request: LiveRequest, log: Log) -> int:
     if request.out and process.recorder is not None:
         from api.live_folder import write
 
-        note(f"run folder: {write(process, Path(request.out))}")
+        note(f"run folder: {write(process, Path(request.out), report=request.report)}")
     if process.failure is not None:
         note(f"ended: {process.failure}")
         return 3

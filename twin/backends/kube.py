@@ -62,6 +62,8 @@ class Cluster:
         self.connection = Connection(credentials, limit=limit)
         self.cache = Cache()
         self.namespace = namespace
+        self.closing: list[Callable[[], None]] = []
+        """Called before the connection is closed."""
         self._say = say
         self._informers: dict[type[Object], Informer] = {}
         self._lock = threading.Lock()
@@ -95,6 +97,8 @@ class Cluster:
         return answer
 
     def close(self) -> None:
+        while self.closing:
+            self.closing.pop()()
         for informer in self.informers():
             informer.stop()
         self.connection.close()

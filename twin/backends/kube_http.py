@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import secrets
+import shutil
 import ssl
 import tempfile
 import threading
@@ -126,14 +128,17 @@ def from_kubeconfig(config: str | Path, context: str | None = None) -> Credentia
     from kubernetes.config.kube_config import KubeConfigLoader
     base = str(path.parent) if path else os.getcwd()
     configuration = Configuration()
+    # The loader makes this folder only for what an exec plugin hands out, so a kill -9 leaves nothing otherwise.
+    folder = os.path.join(tempfile.gettempdir(), f"dpf-twin-{secrets.token_hex(8)}")
     try:
-        with tempfile.TemporaryDirectory(prefix="dpf-twin-") as folder:
-            material, stripped = _take_material(content, context, base)
-            loader = KubeConfigLoader(stripped, active_context=context, config_base_path=base, temp_file_path=folder)
-            loader.load_and_set(configuration)
-            tls = _tls(configuration, material)
+        material, stripped = _take_material(content, context, base)
+        loader = KubeConfigLoader(stripped, active_context=context, config_base_path=base, temp_file_path=folder)
+        loader.load_and_set(configuration)
+        tls = _tls(configuration, material)
     except (ConfigException, ssl.SSLError, ValueError, OSError) as error:
         raise ValueError(f"invalid configuration: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return Credentials(configuration, tls)
 
 

@@ -203,6 +203,8 @@ class Informer:
         try:
             for line in () if self._stopping.is_set() else _lines(response):
                 version = self._apply(line) or version
+        except urllib3.exceptions.ReadTimeoutError:
+            return version  # no bookmark: the connection is dead, or an API server started lately and has no news
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             if not self._stopping.is_set():
                 self._say(f"{self.kind.KIND}: watch broken: {error}")

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import grpc
 
-from twin.backends.base import RpcError
+from twin.backends.base import ApiError, RpcError
 from twin.backends.lab.certificates import Pair
 from twin.backends.proto import gnmi_pb2, gnoi_os_pb2, gnoi_system_pb2
 
@@ -99,7 +99,10 @@ class DmsServer:
         """Listen. Raises: OSError when the address is taken, or the identity cannot be had."""
         if self._server is not None:
             return
-        pair, authority = self._identity()
+        try:
+            pair, authority = self._identity()
+        except ApiError as error:  # its Secret cannot be read now: whoever wants it to listen asks again
+            raise OSError(f"{self.name}: no certificate: {error}") from error
         pool = ThreadPoolExecutor(WORKERS, thread_name_prefix=f"dms-{self.name}")
         server = grpc.server(pool, options=(
             ("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MESSAGE_LIMIT),
