@@ -30,7 +30,7 @@ lab-test: $(READY)  ## whole roll-outs on real parts: live, kill -9, parity, in 
 	$(BIN)/pytest -m lab
 
 parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects
-	DPF_TWIN_PARITY=all $(BIN)/pytest -m lab tests/api/test_live_parity.py
+	$(BIN)/pytest -m parity tests/api/test_live_parity.py
 
 oracle: $(READY)  ## the API server's contract: 10,000 random sequences on a real API server and on the simulated one
 	DPF_TWIN_ORACLE_SEQUENCES=10000 ADMISSION_CASES=10000 $(BIN)/pytest -q tests/contract/test_kube.py tests/contract/test_admission.py

@@ -62,7 +62,8 @@ class Hardware:
         self.dms = SimDms(env, self.hosts, self.volume, links, timing, network=fleet.network, racks=fleet.racks,
                           credentials=lambda key: "")
         self.world = PacedWorld(env, time.monotonic, speed=speed)
-        self.machines = PacedMachines(SimMachines(self.hosts, self.dms, self.volume, fleet.control_plane), self.world)
+        self._sim_machines = SimMachines(self.hosts, self.dms, self.volume, fleet.control_plane)
+        self.machines = PacedMachines(self._sim_machines, self.world)
         self.arms = SimArms(self.hosts)
         kubelets = authority("kubelets")
         switched: dict[str, DmsServer | BlackHole | Kubelet] = {}
@@ -84,6 +85,25 @@ class Hardware:
         self.switches.close()
         if self._mirror is not None:
             self._mirror.close()
+
+    @property
+    def retired(self) -> Mapping[str, None]:
+        """Hosts out of service."""
+        return self._sim_machines.retired
+
+    def retire(self, host: str) -> None:
+        """The host is taken away: it goes dark, and its kubelet is not heard again."""
+        def away() -> None:
+            self._sim_machines.retired[host] = None
+            self.hosts.power_off(self.hosts.hosts[host])
+        self.world.call(away)
+
+    def return_to_service(self, host: str) -> None:
+        """It boots, and its kubelet registers it anew."""
+        def back() -> None:
+            self._sim_machines.retired.pop(host, None)
+            self.hosts.power_on(self.hosts.hosts[host])
+        self.world.call(back)
 
     def _follow(self) -> None:
         """In the world's thread, whenever something may have changed: sockets and namespaces follow the hosts."""
@@ -205,6 +225,10 @@ class PacedMachines:
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._machines.subscribe(changed)
+
+    def changed(self, name: str) -> None:
+        """What kubelets and NFD see of this host has changed. Called in the world's thread."""
+        self._machines.changed(name)
 
 
 class NetworkMirror:

@@ -23,9 +23,10 @@ import msgspec
 from api.hardware import Hardware
 from api.lab import PLAN, Plan, open_lab, reserved_address
 from api.live_log import Log
+from twin.actors.actor import Held
 from twin.actors.certmanager import CertManager
 from twin.actors.dmsinit import DmsPod, is_dms
-from twin.actors.jobs import JobPod, dpf_work, is_job_pod
+from twin.actors.jobs import JOB_NAME, REBOOT_SCRIPT_SUFFIX, JobPod, dpf_work, is_job_pod
 from twin.actors.joining import NO_CNI, Joining, dpu_node
 from twin.actors.kamaji import Kamaji
 from twin.actors.kubelet import NodeRegistration
@@ -46,12 +47,14 @@ from twin.backends.lab.join import Joins
 from twin.backends.lab.lab import Lab
 from twin.backends.lab.pods import LivePodVerbs
 from twin.model.core import Lease, Namespace, Node, NodeStatus, Pod, Secret, TenantControlPlane
+from twin.model.faults import fitting
 from twin.model.fleet import DMS_PORT, Host
 from twin.model.meta import Key, Object, ObjectMeta, replace, set_condition
 from twin.model.names import dms_secret
 from twin.model.timing import Timing
 from twin.runtime.backstage import Backstage, LiveOperation
 from twin.runtime.live import LiveRunner
+from twin.sim.world import registration
 
 HEARTBEAT_S: Final = 10.0
 LEASES: Final = "kube-node-lease"
@@ -82,6 +85,11 @@ class LabProgram:
         self._ca = self._authority()
         self._planes: dict[str, tuple[ControlPlane, Cluster]] = {}
         self._runners: list[LiveRunner] = []
+        self._actors: dict[str, LiveRunner] = {}
+        self.failing_jobs: list[Sequence[str]] = []
+        """Patterns of Jobs whose pods fail."""
+        self._cycles: dict[str, None] = {}
+        """Hosts that a reboot script waits for."""
         self._nodes: dict[str, tuple[str, str]] = {}
         """DPU -> (API server, kubeconfig) of its kubelet."""
         self._lock = threading.Lock()
@@ -97,10 +105,11 @@ class LabProgram:
     def start(self) -> None:
         """Namespaces and secrets of the installation, then neighbours, then wait for the hosts' Nodes."""
         for name in ("default", self.settings.namespace):
-            self._namespace(name)
+            self.ensure_namespace(name)
         self._client_secret()
         self._workloads()
         self._control_plane_nodes()
+        self._hosts_without_kubernetes()
         for plane in self.lab.planes():
             if plane.name != "host":
                 self._connect_plane(plane)
@@ -135,11 +144,11 @@ class LabProgram:
 
     # --- neighbours
 
-    def _durations(self, operation: str, *entity: str) -> float:
+    def durations(self, operation: str, *entity: str) -> float:
         """Emulated things take their time `speed` times as fast."""
         return self.timing.sample(operation, *entity) / self.plan.speed
 
-    def _add(self, name: str, make: Callable[[KubeApi], Any]) -> Any:
+    def add(self, name: str, make: Callable[[KubeApi], Any]) -> Any:
         actor = make(cast(KubeApi, LiveKube(self.cluster, name)))
         runner = LiveRunner(actor, on_bug=self._bug, on_pass=lambda key, wait, took, outcome: (
             self.log("neighbour failed", neighbour=name, object=str(key), error=str(outcome))
@@ -148,13 +157,27 @@ class LabProgram:
         runner.listen(self.cluster)
         runner.start()
         self._runners.append(runner)
+        self._actors[name] = runner
         actor.start()
         return actor
 
+    def hold(self, name: str) -> Callable[[], None]:
+        """The neighbour stops working; returns what lets it go on with all it missed."""
+        runner = self._actors[name]
+        actor, missed = runner.reconciler, dict[Key, None]()
+        runner.reconciler = Held(actor, missed)
+
+        def go_on() -> None:
+            runner.reconciler = actor
+            for key in list(missed):
+                runner.wake(key)
+
+        return go_on
+
     def _neighbours(self) -> None:
-        clock, durations, machines = self.backstage, self._durations, self.hardware.machines
+        clock, durations, machines = self.backstage, self.durations, self.hardware.machines
         verbs = LivePodVerbs(self.cluster)
-        add, person = self._add, self.plan.fleet.person
+        add, person = self.add, self.plan.fleet.person
         add("kubelet-registration", lambda k: NodeRegistration(k, clock, durations, machines))
         add("scheduler", lambda k: Scheduler(k, clock, durations, verbs))
         add("kubelet", lambda k: PodLife(k, clock, durations, machines, verbs, self._programs(k)))
@@ -165,21 +188,39 @@ class LabProgram:
         add("nfd", lambda k: NodeFeatures(k, clock, durations, machines))
         add("cert-manager", lambda k: CertManager(k, clock, durations, self._issue))
         add("kamaji", lambda k: Kamaji(k, clock, durations, self._control_plane, self._remove_plane))
-        add("person-reboots", lambda k: Reboots(k, clock, durations, self._power_cycle, person))
+        add("person-reboots", lambda k: Reboots(k, clock, durations, self.power_cycle, person))
         add("person-releases", lambda k: Releases(k, clock, durations, person))
         add("dpu-kubelet", lambda k: Joining(clock, durations, self.hardware.arms, self._admin, k))
 
     def _programs(self, kube: KubeApi) -> Callable[[Pod], Program | None]:
         hardware = self.hardware
-        dms = DmsPod(kube, hardware.machines, self._durations)
-        job = JobPod(self._durations, dpf_work(
-            lambda host: hardware.world.call(lambda: hardware.hosts.reboot(hardware.hosts.hosts[host])),
-            self.timing.fails))
+        dms = DmsPod(kube, hardware.machines, self.durations)
+
+        def fails(operation: str, namespace: str, pod: str, uid: str) -> bool:
+            return self.timing.fails(operation, namespace, pod, uid) or any(
+                fitting([*patterns, *(f"{p}-*" for p in patterns)], [pod]) for patterns in list(self.failing_jobs))
+
+        job = JobPod(self.durations, dpf_work(
+            lambda host: self._script_reboots(kube, host), fails, lambda host: host in self._cycles))
         return lambda pod: dms if is_dms(pod) else job if is_job_pod(pod) else None
 
-    def _power_cycle(self, host: str) -> Operation:
+    def _script_reboots(self, kube: KubeApi, host: str) -> None:
+        """A script reboots a host, and goes on when it is up again."""
+        self._cycles[host] = None
+
+        def up(_: Operation) -> None:
+            self._cycles.pop(host, None)
+            for pod in kube.list(Pod, None, {JOB_NAME: f"{host}{REBOOT_SCRIPT_SUFFIX}"}):
+                self._actors["kubelet"].wake(pod.key)
+
+        self._reboot(host, "host-reboot").callbacks.append(up)
+
+    def power_cycle(self, host: str) -> Operation:
         """A person at the host; the operation ends when it is up again."""
-        made = LiveOperation(f"power-cycle {host}")
+        return self._reboot(host, "host-power-cycle")
+
+    def _reboot(self, host: str, operation: str) -> Operation:
+        made = LiveOperation(f"{operation} {host}")
         hosts = self.hardware.hosts
         sim = hosts.hosts[host]
 
@@ -191,7 +232,7 @@ class LabProgram:
                     hosts.listeners.host_up.remove(up)
                     made.end(None)
             hosts.listeners.host_up.append(up)
-            hosts.reboot(sim, "host-power-cycle", commanded=True)
+            hosts.reboot(sim, operation, commanded=True)
 
         self.hardware.world.call(begin)
         return made.op
@@ -240,6 +281,10 @@ class LabProgram:
         """Kamaji starts a real API server; its address is on loopback, whatever the keepalived VIP is."""
         name = f"{plane.metadata.namespace}-{plane.metadata.name}"
         self.log("starting the control plane of a DPUCluster", name=name)
+        return self.own_cluster(name)
+
+    def own_cluster(self, name: str) -> str:
+        """A cluster that DPF did not make: its admin's kubeconfig."""
         made = self.lab.control_planes().start(name, controllers=DPU_CLUSTER_CONTROLLERS)
         self._connect_plane(made)
         return made.kubeconfig_text
@@ -272,7 +317,8 @@ class LabProgram:
         wanted = server.removeprefix("https://")
         with self._lock:
             found = next((c for p, c in self._planes.values() if p.server.removeprefix("https://") == wanted), None)
-        return None if found is None else cast(KubeApi, LiveKube(found, "kubelet"))
+        # Not cached: nobody wakes this actor when a cache catches up after an outage of that server.
+        return None if found is None else cast(KubeApi, LiveKube(found, "kubelet", cached=False))
 
     def _joined(self, dpu: str, server: str, kubeconfig: str) -> None:
         """kubeadm is done: the kubelet registers its Node with the certificate it got."""
@@ -320,7 +366,7 @@ class LabProgram:
 
     # --- what the fleet starts with
 
-    def _namespace(self, name: str) -> None:
+    def ensure_namespace(self, name: str) -> None:
         with contextlib.suppress(AlreadyExists):
             self.kube.create(Namespace(metadata=ObjectMeta(name=name)))
 
@@ -341,14 +387,14 @@ class LabProgram:
         owners: dict[tuple[str, str], Object | None] = {}
         for host in self.plan.fleet.hosts:
             for record in host.pods if host.kubernetes else ():
-                self._namespace(record.namespace)
+                self.ensure_namespace(record.namespace)
                 name = (record.namespace, record.name)
                 if name not in owners:
                     owner = controller_of(record)
                     owners[name] = self._create(owner) if owner is not None else None
                 self._create(running_pod(record, host, owners[name], time.time()))
         for budget in self.plan.fleet.budgets:
-            self._namespace(budget.namespace)
+            self.ensure_namespace(budget.namespace)
             self._create(budget_object(budget))
 
     def _control_plane_nodes(self) -> None:
@@ -363,6 +409,23 @@ class LabProgram:
                 status=NodeStatus(addresses=(NodeAddress(type="InternalIP", address=node.ip),), conditions=(
                     Condition(type="Ready", status="True", reason="KubeletReady",
                               last_transition_time=format_time(time.time())),))))
+
+
+    def _hosts_without_kubernetes(self) -> None:
+        """An admin registers them, and they start DMS themselves, at every boot."""
+        hardware = self.hardware
+        outside = [h for h in self.plan.fleet.hosts if not h.kubernetes]
+        names = [h.name for h in outside]
+        for host in outside:
+            for obj in registration(host, self.settings.namespace):
+                self._create(obj)
+
+        def begin() -> None:
+            hardware.hosts.listeners.host_up.append(
+                lambda host: hardware.dms.start(host.name) if host.name in names else None)
+            for name in names:
+                hardware.dms.start(name)
+        hardware.world.call(begin)
 
 
 def beat(cluster: Cluster, node: str) -> None:

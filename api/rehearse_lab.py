@@ -6,6 +6,9 @@ intervals. Everything runs in this process, except API servers.
 
 from __future__ import annotations
 
+import functools
+import heapq
+import math
 import os
 import shutil
 import sys
@@ -16,53 +19,42 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, cast
-
-import msgspec
+from typing import Any, Final, Protocol, cast
 
 from api.lab import Plan, neighbour_crds, on_free_loopback
 from api.lab_program import LabProgram
+from api.lab_steps import Steps, check
 from api.live import Config, Live
 from api.live_folder import run_of, write_timing
 from api.live_log import Log
 from api.live_record import NEIGHBOURS, WATCHED, Recorder
-from api.output import Refused, note
+from api.output import note
 from api.webhook_server import WebhookServer, configurations
 from controllers.provisioning.webhooks import WEBHOOKS
 from controllers.services.webhooks import WEBHOOKS as SERVICE_WEBHOOKS
-from scenarios.apply import three_way
-from scenarios.base import Apply, Cordon, Delete, Manifest, Patch, PersonTask, Scale, Scenario, Step
+from scenarios.base import Scenario, Step
 from scenarios.expect import judge
 from scenarios.pending import pending
 from scenarios.result import Run
-from twin.backends.base import ApiError, NotFound, Settings
+from twin.backends.base import ApiError, Settings
 from twin.backends.kube import Cluster, LiveKube, open_cluster
-from twin.backends.kube_http import JSON_PATCH, MERGE_PATCH
 from twin.backends.lab.lab import Lab
-from twin.model import faults as f
 from twin.model.core import Event, Node, Pod
-from twin.model.faults import fitting
-from twin.model.kinds import KINDS, kind_of
-from twin.model.meta import Key, Unstructured
+from twin.model.kinds import KINDS
+from twin.model.meta import Key
 from twin.model.mistakes import BadInput, Mistake
 from twin.model.provisioning import Dpu, DpuCluster
 from twin.model.schema import crd, has_crd
 from twin.runtime.reconcile import Controller
-from twin.sim.faults import EFFECTS
 from twin.sim.host import card
 
 QUIET_S: Final = 12.0
 """Nothing is pending and nothing has happened for this long: over. Two of the DPU controller's polls and more."""
 IDLE_S: Final = 150.0
 """Nothing has happened for this long (a cloud-init wait is 90 s): over, converged or not."""
+REST_S: Final = 6.0
+"""A pace says that all is at rest, and nothing has happened for this long (a poll and more): go on."""
 LOOK_S: Final = 0.25
-PLAYABLE: Final = (f.HostPower, f.RackPower, f.HostRebooted, f.RebootFails, f.BridgeMissing, f.DmsUnreachable,
-                   f.DmsSlow, f.DmsError, f.InstallFails, f.NetworkScriptFails, f.JoinFails, f.DpuReset, f.DpuLinkDown)
-"""Faults of the hardware. Those of API servers and caches need no emulation: they are stopped for real in tests."""
-
-
-class Unplayable(Refused):
-    """The scenario asks for what real parts cannot play."""
 
 
 class LabStory:
@@ -81,8 +73,9 @@ class LabStory:
         self.lab = Lab(folder or Path(tempfile.mkdtemp(prefix="dpf-twin-lab-")) / "lab", say=say)
         self.settings = settings or Settings(seed=self.seed)
         self._controllers = controllers
-        self._applied: dict[str, Any] = {}
-        self._timers: list[threading.Timer] = []
+        self._steps = Steps(self)
+        self._agenda = _Agenda()
+        self._others: dict[Live, threading.Thread] = {}
         fleet = on_free_loopback(scenario.fleet, self.lab.folder)
         self._plan = Plan(fleet=fleet, profile=scenario.profile, seed=self.seed, speed=speed, netns=netns)
         self.recorder: Recorder | None = None
@@ -90,7 +83,7 @@ class LabStory:
         self.program: LabProgram | None = None
         self.live: Live | None = None
         self._thread: threading.Thread | None = None
-        self._webhooks: WebhookServer | None = None
+        self.hooks: WebhookServer | None = None
 
     # --- life
 
@@ -106,20 +99,21 @@ class LabStory:
         self._watching = open_cluster(Path(self.lab.status()["kubeconfig"]), qps=0)
         self.recorder.begin(self._watching, (*WATCHED, *NEIGHBOURS))
         self.live = self._process()
-        self._serve_webhooks(self.live)
-        self._run(self.live)
+        self.serve_webhooks()
+        self._thread = self._run(self.live)
 
     def close(self) -> None:
         """Harmless when repeated."""
-        for timer in self._timers:
-            timer.cancel()
+        for other in list(self._others):
+            other.stop()
+            self.ended(other)
         if self.live is not None:
             self.live.stop()
             if self._thread is not None:
                 self._thread.join(40.0)
             self.live.close()
-        if self._webhooks is not None:
-            self._webhooks.close()
+        if self.hooks is not None:
+            self.hooks.close()
         if self._watching is not None:
             self._watching.close()
         if self.program is not None:
@@ -140,18 +134,21 @@ class LabStory:
         live.recorder = self.recorder  # a restarted process goes on with the same record
         return live
 
-    def _run(self, live: Live) -> None:
-        self._thread = threading.Thread(target=live.run, name="live", daemon=True)
-        self._thread.start()
+    def _run(self, live: Live) -> threading.Thread:
+        thread = threading.Thread(target=live.run, name="live", daemon=True)
+        thread.start()
+        return thread
 
-    def _serve_webhooks(self, live: Live) -> None:
+    def serve_webhooks(self) -> None:
+        """Answer from now on, and tell the API server where."""
         import base64
 
         hooks = (*WEBHOOKS, *SERVICE_WEBHOOKS)
-        self._webhooks = WebhookServer(hooks, cast(Any, _Lister(self)), ("127.0.0.1", 0))
-        client = {"url": self._webhooks.url, "caBundle": base64.b64encode(self._webhooks.ca.encode()).decode()}
+        self.hooks = WebhookServer(hooks, cast(Any, _Lister(self)), ("127.0.0.1", 0))
+        client = {"url": self.hooks.url, "caBundle": base64.b64encode(self.hooks.ca.encode()).decode()}
+        assert self._watching is not None
         for manifest in configurations(hooks, client):
-            LiveKube(live.lease_cluster).apply(manifest, "dpf-twin", force=True)
+            LiveKube(self._watching).apply(manifest, "dpf-twin", force=True)
 
     # --- playing
 
@@ -160,41 +157,64 @@ class LabStory:
         assert self.live is not None
         return LiveKube(self.live.lease_cluster, "kubectl", cached=False)
 
-    def play(self, progress: Callable[[LabStory], None] = lambda story: None, *,
-             patient: Callable[[Step], bool] = lambda step: False) -> Run:
+    def play(self, progress: Callable[[LabStory], None] = lambda story: None, *, pace: Pace | None = None) -> Run:
         """Apply, follow the timeline, wait until it is over. Raises: BadInput, Refused.
 
-        `patient` says which steps wait until what was asked before them has come about: controllers' own intervals do
-        not shrink with the timeline.
+        With a `pace`, each step also waits until the lab is as far as it says, and the rest of the timeline moves with
+        it; the run ends when the pace's end is reached, or when nothing more happens.
         """
-        assert self.live is not None
+        if pace is not None:
+            assert self._watching is not None
+            pace.watch(self._watching)
         self._first()
-        started = time.monotonic()
-        due = sorted(self.scenario.timeline, key=lambda s: s.at_s)
-        quiet_since, seen = time.monotonic(), -1
-        horizon = started + self.scenario.horizon_s / self.speed
-        while (now := time.monotonic()) < horizon:
-            while due and now >= started + due[0].at_s / self.speed and (
-                    not patient(due[0]) or (now - quiet_since > QUIET_S and not self.pending())):
-                step = due.pop(0)
-                self._step(step)
-                if due and due[0].at_s == step.at_s:  # one change in several steps
-                    self._step(due.pop(0))
+        for step in sorted(self.scenario.timeline, key=lambda s: s.at_s):
+            self._agenda.add(step.at_s, functools.partial(self._step, step))
+        started, late_s = time.monotonic(), 0.0
+        quiet_since, seen = started, -1
+        while True:
+            now = time.monotonic()
+            at_s, quiet_s = (now - started) * self.speed - late_s, now - quiet_since
+            if self._agenda and self._agenda.next_s <= at_s and self._may(pace, quiet_s):
+                if pace is not None:
+                    late_s += at_s - self._agenda.next_s
+                self._agenda.do_next()
                 quiet_since = time.monotonic()
-            for failed in (self.live.failure, self.program.failure if self.program else None):
-                if failed is not None:
-                    raise RuntimeError(f"the lab run failed: {failed}") from failed
-            records = self.live.recorder.trace.records if self.live.recorder else 0
+                continue
+            self._check_alive()
+            records = self.recorder.trace.records if self.recorder else 0
             if records != seen:
                 seen, quiet_since = records, now
             progress(self)
-            if not due and (now - quiet_since > IDLE_S or (now - quiet_since > QUIET_S and not self.pending())):
-                break
+            if self._over(pace, at_s, quiet_s):
+                return self.result()
             time.sleep(LOOK_S)
-        return self.result()
+
+    def _may(self, pace: Pace | None, quiet_s: float) -> bool:
+        """May the next step be done, now that it is time?"""
+        if pace is None or quiet_s > IDLE_S:
+            return True
+        at_s = self._agenda.next_s
+        return pace.reached(at_s) and (not pace.at_rest(at_s) or (quiet_s > REST_S and not self.pending()))
+
+    def _over(self, pace: Pace | None, at_s: float, quiet_s: float) -> bool:
+        if pace is None and at_s >= self.scenario.horizon_s:
+            return True
+        if self._agenda:
+            return False
+        if quiet_s > IDLE_S:
+            return True
+        if pace is not None:
+            return quiet_s > REST_S and pace.reached(math.inf) and self.pending() == pace.pending
+        return quiet_s > QUIET_S and not self.pending()
+
+    def _check_alive(self) -> None:
+        assert self.live is not None
+        for failed in (self.live.failure, self.program.failure if self.program else None):
+            if failed is not None:
+                raise RuntimeError(f"the lab run failed: {failed}") from failed
 
     def pending(self) -> list[str]:
-        return pending(cast(Any, self._view()))
+        return pending(cast(Any, self.view()))
 
     def result(self) -> Run:
         assert self.live is not None
@@ -215,7 +235,7 @@ class LabStory:
         return {planes[name]: list(LiveKube(cluster, cached=False).list(Node))
                 for name, cluster in self.program.clusters().items() if name in planes}
 
-    def _view(self) -> Any:
+    def view(self) -> Any:
         """The world as `pending` and faults ask for it."""
         live, program = self.live, self.program
         assert live is not None
@@ -233,7 +253,8 @@ class LabStory:
 
         return SimpleNamespace(
             objects=objects, dpus=lambda: objects(Dpu), errors={}, host_cluster=SimpleNamespace(find=find),
-            hosts=hardware.hosts, dms=hardware.dms, volume=hardware.volume, fleet=self._plan.fleet,
+            hosts=hardware.hosts, dms=hardware.dms, volume=hardware.volume, machines=hardware.machines,
+            fleet=self._plan.fleet,
             env=_Clock(live.recorder), timing=program.timing, chronicle=live.recorder.chronicle, settings=self.settings)
 
     # --- the timeline
@@ -242,7 +263,7 @@ class LabStory:
         mistakes = []
         for manifest in self.scenario.manifests:
             try:
-                self.apply(manifest)
+                self._steps.apply(manifest)
             except ApiError as error:
                 line, column = manifest.doc.mark(manifest.path)
                 mistakes.append(Mistake(manifest.doc.file, f"{manifest.id}: {error}", line=line, column=column))
@@ -250,80 +271,19 @@ class LabStory:
             raise BadInput(mistakes)
 
     def _step(self, step: Step) -> None:
-        assert self.live is not None
         try:
-            self._act(step)
+            heal = self._steps.do(step)
         except ApiError as error:
             self.warnings.append(f"{step.where}: at {step.at_s:g} s the API server refused {step.what}: {error}")
-
-    def _act(self, step: Step) -> None:
-        action = step.action
-        if isinstance(action, Apply):
-            for manifest in action.manifests:
-                self.apply(manifest)
-        elif isinstance(action, Patch):
-            self._patch(action)
-        elif isinstance(action, Delete):
-            self._delete(action)
-        elif isinstance(action, Cordon):
-            self._cordon(action, step.for_s)
-        elif isinstance(action, str):
-            self._restart()
-        else:
-            self._fault(action, step.for_s)
-
-    def apply(self, manifest: Manifest) -> None:
-        """kubectl apply. Raises: ApiError."""
-        data = {k: v for k, v in manifest.data.items() if k != "status"}
-        cluster = self.kube.cluster
-        namespace = manifest.id.namespace
-        kind = kind_of(str(data.get("apiVersion", "")), manifest.id.kind)
-        if namespace and (kind is Unstructured or kind.NAMESPACED):
-            data["metadata"] = {**data["metadata"], "namespace": namespace}
-            assert self.program is not None
-            self.program._namespace(namespace)
-        path = cluster.manifest_path(data)
-        try:
-            cluster.connection.request("GET", path)
-        except NotFound:
-            cluster.connection.request("POST", cluster.manifest_path(data, named=False),
-                                       {"fieldManager": "kubectl-client-side-apply"}, msgspec.json.encode(data))
-        else:
-            merge = three_way(self._applied.get(path, {}), data)
-            cluster.connection.request("PATCH", path, {"fieldManager": "kubectl-client-side-apply"},
-                                       msgspec.json.encode(merge), MERGE_PATCH)
-        self._applied[path] = data
-
-    def _path(self, of: Patch | Delete) -> str:
-        version = of.apiVersion or (KINDS[of.kind].api_version() if of.kind in KINDS else "v1")
-        return self.kube.cluster.manifest_path({"apiVersion": version, "kind": of.kind, "metadata": {
-            "name": of.name, "namespace": of.namespace or "default"}})
-
-    def _patch(self, patch: Patch) -> None:
-        path = self._path(patch) + ("/status" if patch.status else "")
-        content, kind = (patch.merge, MERGE_PATCH) if patch.merge is not None else (patch.json_patch, JSON_PATCH)
-        self.kube.cluster.connection.request("PATCH", path, {"fieldManager": "kubectl-patch"},
-                                             msgspec.json.encode(content), kind)
-
-    def _delete(self, delete: Delete) -> None:
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": delete.propagation}
-        try:
-            self.kube.cluster.connection.request("DELETE", self._path(delete), body=msgspec.json.encode(body))
-        except NotFound:
             return
+        if heal is not None and step.for_s is not None:
+            self._agenda.add(step.at_s + step.for_s, heal)
 
-    def _cordon(self, cordon: Cordon, for_s: float | None) -> None:
-        names = fitting(cordon.node, [n.metadata.name for n in self.kube.list(Node)])
+    def later(self, seconds: float, do: Callable[[], Any]) -> None:
+        """Do this so many seconds of the scenario after the step that is being done."""
+        self._agenda.add(self._agenda.at_s + seconds, do)
 
-        def put(unschedulable: bool) -> None:
-            for name in names:
-                self.kube.patch(Node, Key("", name), {"spec": {"unschedulable": unschedulable or None}})
-
-        put(True)
-        if for_s is not None:
-            self._later(for_s, lambda: put(False))
-
-    def _restart(self) -> None:
+    def restart(self) -> None:
         """The controllers' process ends and another one starts: memory and caches are gone, the record goes on."""
         old = self.live
         assert old is not None
@@ -332,28 +292,20 @@ class LabStory:
         self._thread.join(40.0)
         self.live = self._process()
         old.close()
-        self._run(self.live)
+        self._thread = self._run(self.live)
 
-    def _fault(self, fault: Any, for_s: float | None) -> None:
-        assert self.program is not None
-        assert self.live is not None
-        recorder = self.live.recorder
-        assert recorder is not None
-        world, view, kind = self.program.hardware.world, self._view(), f.kind_name(type(fault))
-        target = ",".join(str(v) for k, v in fault.model_dump().items() if k != "kind" and v is not None)
-        recorder.fault(kind, target, True)
-        heal = world.call(lambda: EFFECTS[type(fault)](view, fault))
-        if heal is not None and for_s is not None:
-            def end() -> None:
-                world.call(heal)
-                recorder.fault(kind, target, False)
-            self._later(for_s, end)
+    def second(self) -> Live:
+        """Another process that believes it leads."""
+        live = self._process()
+        self._others[live] = self._run(live)
+        return live
 
-    def _later(self, seconds: float, do: Callable[[], Any]) -> None:
-        timer = threading.Timer(seconds / self.speed, do)
-        timer.daemon = True
-        self._timers.append(timer)
-        timer.start()
+    def ended(self, live: Live) -> None:
+        """Wait until this other process, which was told to stop, is gone."""
+        thread = self._others.pop(live, None)
+        if thread is not None:
+            thread.join(40.0)
+            live.close()
 
 
 class _Clock:
@@ -378,20 +330,45 @@ class _Lister:
         return LiveKube(self._story.live.cluster).list(kind, namespace)
 
 
-def check(scenario: Scenario) -> None:
-    """Raises: Unplayable, naming the first step that real parts cannot play."""
-    for step in scenario.timeline:
-        action = step.action
-        if isinstance(action, (Apply, Patch, Delete, Cordon, str)):
-            if isinstance(action, (Patch, Delete)) and action.cluster:
-                raise Unplayable(f"{step.where}: --world lab: changes in DPU clusters are not played")
-            continue
-        if isinstance(action, (Scale, PersonTask)):
-            raise Unplayable(f"{step.where}: --world lab: {step.what} is not played")
-        if not isinstance(action, PLAYABLE):
-            raise Unplayable(f"{step.where}: --world lab: fault {f.kind_name(type(action))} is not played")
-    if any(not h.kubernetes for h in scenario.fleet.hosts):
-        raise Unplayable(f"{scenario.name}: --world lab: hosts outside Kubernetes are not played")
+class Pace(Protocol):
+    """What a step waits for besides its time: controllers' own intervals do not shrink with the timeline."""
+
+    pending: list[str]
+    """What has not come about when it is over."""
+
+    def watch(self, cluster: Cluster) -> None: ...
+
+    def reached(self, at_s: float) -> bool:
+        """Has the lab come as far as is right for this time of the scenario?"""
+
+    def at_rest(self, at_s: float) -> bool:
+        """Is nothing more expected to happen by itself at this time?"""
+
+
+class _Agenda:
+    """What is to be done at which time of the scenario, in order."""
+
+    def __init__(self) -> None:
+        self.at_s = 0.0
+        self._entries: list[tuple[float, int, Callable[[], Any]]] = []
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    @property
+    def next_s(self) -> float:
+        return self._entries[0][0]
+
+    def add(self, at_s: float, do: Callable[[], Any]) -> None:
+        self._count += 1
+        heapq.heappush(self._entries, (at_s, self._count, do))
+
+    def do_next(self) -> None:
+        """Everything of the next moment."""
+        self.at_s = self.next_s
+        while self._entries and self.next_s == self.at_s:
+            heapq.heappop(self._entries)[2]()
 
 
 def rehearse(request: Any, speed: float) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +19,10 @@ Json = dict[str, Any]
 KINDS: Final = ("BFB", "DPUCluster", "DPUDevice", "DPUFlavor", "DPUNode", "DPUSet", "DPU", "DPUDeployment",
                 "DPFOperatorConfig")
 """Whose final objects are compared: what DPF itself makes and keeps."""
+GONE: Final = "(gone)"
+CONFLICT: Final = " (conflict)"
+"""What follows a reason when the write that failed met another one."""
+_CONFLICT: Final = "the object has been modified"
 _META: Final = ("name", "namespace", "labels", "annotations", "finalizers")
 _TIMES: Final = frozenset({"lastTransitionTime", "lastHeartbeatTime", "creationTimestamp", "observedGeneration",
                            "deletionTimestamp", "timeAdded"})
@@ -55,12 +59,32 @@ class History:
     conditions: dict[str, list[str]] = field(default_factory=dict)
     entered: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     final: dict[str, Json] = field(default_factory=dict)
+    told: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
+    """Phases (`-> Ready`) and conditions (`Ready=True DPUReady`) in one order, each with its time."""
+    _known: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def see(self, name: str, phase: str, conditions: Iterable[tuple[str, str, str, str]], t_s: float) -> None:
+        """The next version of a DPU: its phase (GONE when deleted), conditions as (type, status, reason, message)."""
+        sequence, told = self.phases.setdefault(name, []), self.told.setdefault(name, [])
+        known = self._known.setdefault(name, {})
+        if not sequence or sequence[-1] != phase:
+            sequence.append(phase)
+            told.append((t_s, f"-> {phase}"))
+            self.entered.setdefault(name, []).append((phase, t_s))
+        if phase == GONE:
+            known.clear()
+            return
+        for type_, status, reason, message in conditions:
+            text = f"{type_}={status} {reason}" + (CONFLICT if _CONFLICT in message else "")
+            if known.get(type_) != text:
+                known[type_] = text
+                told.append((t_s, text))
+                self.conditions.setdefault(name, []).append(text)
 
 
 def history(folder: RunFolder) -> History:
     """Raises: FolderError when objects were not recorded."""
     out = History()
-    seen: dict[str, dict[str, str]] = {}
     for line in folder.object_lines():
         record = json.loads(line)
         manifest = record["object"]
@@ -73,26 +97,11 @@ def history(folder: RunFolder) -> History:
         else:
             out.final[name] = plain(manifest)
         if manifest["kind"] == "DPU":
-            _dpu(out, seen, meta["name"], manifest, record["op"], float(record["t_s"]))
+            status = manifest.get("status") or {}
+            phase = GONE if record["op"] == "DELETED" else status.get("phase") or "Initializing"
+            out.see(meta["name"], phase, [(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
+                                          for c in status.get("conditions") or ()], float(record["t_s"]))
     return out
-
-
-def _dpu(out: History, seen: dict[str, dict[str, str]], name: str, manifest: Json, op: str, t_s: float) -> None:
-    status = manifest.get("status") or {}
-    phase = "(gone)" if op == "DELETED" else status.get("phase") or "Initializing"
-    sequence = out.phases.setdefault(name, [])
-    if not sequence or sequence[-1] != phase:
-        sequence.append(phase)
-        out.entered.setdefault(name, []).append((phase, t_s))
-    known = seen.setdefault(name, {})
-    if op == "DELETED":
-        known.clear()
-        return
-    for c in status.get("conditions") or ():
-        text = f"{c['type']}={c['status']} {c.get('reason', '')}"
-        if known.get(c["type"]) != text:
-            known[c["type"]] = text
-            out.conditions.setdefault(name, []).append(text)
 
 
 def plain(manifest: Json) -> Json:
@@ -186,7 +195,7 @@ def _stays(of: History, end_s: float) -> dict[str, list[float]]:
     out: dict[str, list[float]] = {}
     for sequence in of.entered.values():
         for (phase, at), (_, after) in zip(sequence, [*sequence[1:], ("", end_s)], strict=True):
-            if phase not in ("Ready", "(gone)", "Error"):
+            if phase not in ("Ready", GONE, "Error"):
                 out.setdefault(phase, []).append(after - at)
     return out
 

@@ -1,10 +1,8 @@
-"""Parity: a library scenario in virtual time and on a lab of real parts takes every DPU through the same phases.
+"""Parity: a library scenario goes the same way in virtual time and on a lab of real parts. See `api.parity`.
 
-Final objects are the same too. Times differ, and with them what a pass happens to meet (a DPUCluster that a real API
-server takes seconds to start), so conditions are compared as the set of what was said of each DPU, less what tells of
-waiting.
-
-One runs with every test run, all with DPF_TWIN_PARITY=all (`make parity`).
+Compared: what is pending at the end; per DPU, phases and conditions (type, status, reason) in the one order in which
+they were told, less `api.parity.WAITING`; per DPU, the sequence of phases with nothing left out; the final objects of
+DPF's kinds, field by field. A few quick scenarios run with every test run, all by `make parity`.
 """
 
 from __future__ import annotations
@@ -14,26 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from api import parity
+from api.parity_table import CI, NOT_PLAYED, PLAYED
 from api.rehearse_lab import LabStory
 from reports.diff_runs import diff, history
 from reports.folder import read, write
 from scenarios.load import load_scenario
-from scenarios.result import Run, summarise
+from scenarios.result import summarise
 from scenarios.run import run as simulate
 from twin.backends.base import Settings
 from twin.backends.lab import binaries
 
-pytestmark = [pytest.mark.slow, pytest.mark.lab]
 LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
-SPEED = 300.0
 FAST = Settings(cloud_init_s=2.0)
-CI = ("node-labels-in-place",)
-ALL = (*CI, "rolling-bfb-update", "first-install")
-WAITING = ("DPUClusterNotAllocated", "BFBIsNotReady", "NodeMaintenanceIsNotReady", "FailedToGetHostUptime",
-           "NodeNotReady", "NodeNotFound")
+STORIES = [pytest.param(name, id=name, marks=[pytest.mark.slow, pytest.mark.parity, *(
+    [] if name in CI else [pytest.mark.lab])]) for name in PLAYED]
 
 
-@pytest.mark.parametrize("name", ALL if os.environ.get("DPF_TWIN_PARITY") == "all" else CI)
+@pytest.mark.parametrize("name", STORIES)
 def test_a_scenario_goes_the_same_way_in_both_worlds(name: str, tmp_path: Path) -> None:
     absent = binaries.missing()
     if absent and binaries.find_go() is None:
@@ -41,27 +37,33 @@ def test_a_scenario_goes_the_same_way_in_both_worlds(name: str, tmp_path: Path) 
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
     scenario = load_scenario(LIBRARY / f"{name}.yaml")
     simulated = simulate(scenario, keep_trace=True, keep_objects=True)
-    story = LabStory(scenario, speed=SPEED, settings=FAST)
+    story = LabStory(scenario, speed=PLAYED[name], settings=FAST)
     try:
         story.start()
-        played = story.play(patient=lambda step: settled(simulated, step.at_s))
+        played = story.play(pace=parity.Pace(simulated))
     finally:
         story.close()
     assert played.pending == simulated.pending
     sim = read(write([simulated], summarise([simulated]), tmp_path / "sim", report=False))
     lab = read(write([played], summarise([played]), tmp_path / "lab", report=False))
+    assert parity.differences(history(sim), history(lab)) == []
     found = diff(sim, lab)
     assert found.phases == []
     assert found.objects == []
-    one, two = history(sim).conditions, history(lab).conditions
-    for dpu in one:
-        assert said(one[dpu]) == said(two[dpu])
+    assert len(history(sim).told) > 0
 
 
-def settled(run: Run, at_s: float) -> bool:
-    """Was every DPU Ready at this time of the simulated run?"""
-    return all(r.phase == "Ready" or not r.start_s <= at_s < r.end_s for r in run.phases())
+def test_every_library_scenario_is_played_or_it_is_said_why_not() -> None:
+    library = {path.stem for path in LIBRARY.glob("*.yaml")}
+    assert set(PLAYED) | set(NOT_PLAYED) == library
+    assert not set(PLAYED) & set(NOT_PLAYED)
+    assert set(CI) <= set(PLAYED)
 
 
-def said(conditions: list[str]) -> set[str]:
-    return {c for c in conditions if not c.endswith(WAITING)}
+def test_what_tells_of_waiting_is_left_out_and_nothing_else() -> None:
+    assert parity.told(["-> Pending", "BFBReady=False BFBIsNotReady", "BFBReady=True BFBReady"]) == [
+        "-> Pending", "BFBReady=True BFBReady"]
+    back = ["A=True Fine", "A=False NodeNotReady", "A=True Fine", "-> (gone)", "A=True Fine"]
+    assert parity.told(back) == ["A=True Fine", "-> (gone)", "A=True Fine"]
+    assert parity.told(["A=True Fine", "A=False Broken", "A=True Fine"]) == [
+        "A=True Fine", "A=False Broken", "A=True Fine"]

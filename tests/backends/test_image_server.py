@@ -10,7 +10,7 @@ import pytest
 
 from twin.backends.base import Operation
 from twin.backends.bfb import LiveVolume
-from twin.backends.lab.image_server import ImageProxy
+from twin.backends.lab.image_server import GARBAGE, ImageProxy
 from twin.model import bfb_image, fleet_file
 
 URL = "http://bfb.example.com/bf-bundle-3.0.0-135.bfb"
@@ -56,7 +56,7 @@ def test_troubles_show_as_upstream_words_them(volume: LiveVolume, proxy: ImagePr
     proxy.status["bfb"] = 503
     assert str(fetched(volume, URL).error) == f"failed to download {URL}, http status code: 503"
     proxy.status.clear()
-    proxy.instead["bfb"] = b"<html>"
+    proxy.instead["bfb"] = GARBAGE
     assert fetched(volume, URL).error is None
     with pytest.raises(ValueError, match=r"BFB image|header"):
         volume.versions("/bfb/a.bfb")

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from twin.actors.actor import Held
 from twin.backends.base import KubeApi, Operation, Settings
 from twin.model.core import Namespace, Node, NodeSpec, NodeStatus, PodDisruptionBudget, Secret
 from twin.model.faults import fitting
-from twin.model.fleet import DMS_PORT, Fleet
+from twin.model.fleet import DMS_PORT, Fleet, Host
 from twin.model.meta import Condition, Key, Object, ObjectMeta, format_time, replace
 from twin.model.provisioning import (
     DmsAddress,
@@ -31,7 +32,7 @@ from twin.model.provisioning import (
     Taint,
 )
 from twin.model.timing import Timing
-from twin.runtime.reconcile import DONE, Context, Controller, Reconciler, Result
+from twin.runtime.reconcile import Controller
 from twin.sim.actor_runner import ActorRunner
 from twin.sim.admission import Webhooks
 from twin.sim.chronicle import Chronicle
@@ -164,24 +165,11 @@ class World:
 
     def _hosts_without_kubernetes(self) -> None:
         """What an admin's run of the DMS set-up script registers (provisioning.md 3.1, Non-K8s hosts)."""
-        methods = {"gNOI": NodeRebootMethod(gnoi={}), "external": NodeRebootMethod(external={})}
         for host in self.fleet.hosts:
-            if host.kubernetes:
-                continue
-            method = methods.get(host.reboot) or NodeRebootMethod(script=ScriptReboot(name=host.reboot_script))
-            for card in host.cards:
-                self.host_cluster.create(DpuDevice(
-                    metadata=ObjectMeta(namespace=self.settings.namespace, name=card.name),
-                    spec=DpuDeviceSpec(pci_address=card.pci, pf0_name=card.pf0, number_of_pfs=card.pfs)), "admin", 0)
-            labels = {**host.labels, "feature.node.kubernetes.io/dpu-enabled": "true"}
-            if host.oob_bridge:
-                labels["feature.node.kubernetes.io/dpu-oob-bridge-configured"] = ""
-            self.host_cluster.create(DpuNode(
-                metadata=ObjectMeta(namespace=self.settings.namespace, name=host.name, labels=labels,
-                                    annotations=host.annotations),
-                spec=DpuNodeSpec(node_reboot_method=method, node_dms_address=DmsAddress(ip=host.ip, port=DMS_PORT),
-                                 dpus=tuple(DpuRef(name=c.name) for c in host.cards))), "admin", 0)
-            self.dms.start(host.name)
+            if not host.kubernetes:
+                for obj in registration(host, self.settings.namespace):
+                    self.host_cluster.create(obj, "admin", 0)
+                self.dms.start(host.name)
 
     def add_actor(self, name: str, make: Callable[[KubeApi], Any]) -> Any:
         """A neighbour: a reconciler whose requests cost it nothing, with one cache for all neighbours."""
@@ -258,7 +246,7 @@ class World:
         """The neighbour stops working (on this key); returns what lets it go on with all it missed."""
         actor, runner = self.actors[name]
         missed: dict[Key, None] = {}
-        runner.reconciler = _Held(runner.reconciler, missed, only)
+        runner.reconciler = Held(runner.reconciler, missed, only)
 
         def go_on() -> None:
             runner.reconciler = actor  # faults of one neighbour do not overlap
@@ -411,21 +399,20 @@ class World:
         return self.hosts.dpus.get(name)
 
 
-class _Held:
-    """Stands in for an actor that does not work: notes what it misses."""
-
-    def __init__(self, actor: Reconciler, missed: dict[Key, None], only: Key | None) -> None:
-        self.name = actor.name
-        self.watches = actor.watches
-        self._actor = actor
-        self._missed = missed
-        self._only = only
-
-    def reconcile(self, ctx: Context, key: Key) -> Result:
-        if self._only is not None and key != self._only:
-            return self._actor.reconcile(ctx, key)
-        self._missed[key] = None
-        return DONE
+def registration(host: Host, namespace: str) -> list[Object]:
+    """What an admin's run of the DMS set-up script registers for a host outside Kubernetes: devices, then host."""
+    methods = {"gNOI": NodeRebootMethod(gnoi={}), "external": NodeRebootMethod(external={})}
+    method = methods.get(host.reboot) or NodeRebootMethod(script=ScriptReboot(name=host.reboot_script))
+    labels = {**host.labels, "feature.node.kubernetes.io/dpu-enabled": "true"}
+    if host.oob_bridge:
+        labels["feature.node.kubernetes.io/dpu-oob-bridge-configured"] = ""
+    devices = [DpuDevice(metadata=ObjectMeta(namespace=namespace, name=card.name),
+                         spec=DpuDeviceSpec(pci_address=card.pci, pf0_name=card.pf0, number_of_pfs=card.pfs))
+               for card in host.cards]
+    return [*devices, DpuNode(
+        metadata=ObjectMeta(namespace=namespace, name=host.name, labels=labels, annotations=host.annotations),
+        spec=DpuNodeSpec(node_reboot_method=method, node_dms_address=DmsAddress(ip=host.ip, port=DMS_PORT),
+                         dpus=tuple(DpuRef(name=c.name) for c in host.cards)))]
 
 
 def _decoded(content: str) -> str:

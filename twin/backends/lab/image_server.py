@@ -20,6 +20,7 @@ from twin.model.provisioning import BfbVersions
 
 IMAGE_BYTES: Final = 4 << 20
 CHUNK: Final = 1 << 16
+GARBAGE: Final = "garbage"
 
 
 @lru_cache(maxsize=16)
@@ -48,7 +49,8 @@ class ImageFileKey:
 class ImageProxy:
     """Answers GETs of absolute URLs from the fleet's image servers. Troubles are set from outside, by server name.
 
-    `status` answers this code instead; `down` breaks the connection; `instead` sends other bytes.
+    `status` answers this code instead; `down` breaks the connection; `slow` takes so many times as long; `instead`
+    sends another file of the server, or GARBAGE.
     """
 
     def __init__(self, fleet: Fleet, *, port: int = 0, speed: float = 1.0,
@@ -56,7 +58,8 @@ class ImageProxy:
         self.fleet = fleet
         self.status: dict[str, int] = {}
         self.down: dict[str, None] = {}
-        self.instead: dict[str, bytes] = {}
+        self.slow: dict[str, float] = {}
+        self.instead: dict[str, str] = {}
         self._speed = speed
         self._paced = paced
         self._server = _Server((ADDRESS, port), _Handler)
@@ -80,7 +83,15 @@ class ImageProxy:
         if status != 200 or file is None:
             return status, b"", 0.0
         takes = self._paced(server.name) or file.size_bytes / server.bandwidth_bytes_per_s
-        return 200, self.instead.get(server.name) or image_bytes(ImageFileKey(file)), takes / self._speed
+        takes *= self.slow.get(server.name, 1.0) / self._speed
+        instead = self.instead.get(server.name)
+        if instead == GARBAGE:
+            return 200, b"no BFB" * CHUNK, takes
+        if instead is not None:
+            file = server.file(f"{server.url.rstrip('/')}/{instead}")
+            if file is None:
+                return 404, b"", 0.0
+        return 200, image_bytes(ImageFileKey(file)), takes
 
 
 class _Server(http.server.ThreadingHTTPServer):

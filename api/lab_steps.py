@@ -1,0 +1,340 @@
+"""What a timeline does to a lab: the user's part, the machine room's part, and faults of real parts."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from api.lab_program import LabProgram
+from api.live import Live
+from api.live_record import Recorder
+from api.output import Refused
+from api.webhook_server import WebhookServer
+from scenarios.apply import three_way
+from scenarios.base import Apply, Cordon, Delete, Manifest, Patch, PersonTask, Scale, Scenario, Step
+from twin.actors.person import Annotator
+from twin.backends.base import NotFound, Settings
+from twin.backends.bfb import MOUNT
+from twin.backends.kube import LiveKube
+from twin.backends.kube_http import JSON_PATCH, MERGE_PATCH
+from twin.backends.lab.image_server import ImageFileKey, image_bytes
+from twin.backends.lab.lab import Lab
+from twin.model import faults as f
+from twin.model.core import Node, Pod
+from twin.model.faults import fitting
+from twin.model.fleet import default_image
+from twin.model.kinds import KINDS, kind_of
+from twin.model.meta import Key, Object, Unstructured
+from twin.model.provisioning import DpuCluster
+from twin.sim.faults import EFFECTS
+
+Heal = Callable[[], None]
+HARDWARE: Final = (f.HostPower, f.RackPower, f.HostRebooted, f.RebootFails, f.BridgeMissing, f.DmsUnreachable,
+                   f.DmsSlow, f.DmsError, f.InstallFails, f.NetworkScriptFails, f.JoinFails, f.DpuReset, f.DpuLinkDown,
+                   f.PartUnknown)
+"""Faults of emulated hardware: what they do in virtual time they do here."""
+UNPLAYABLE: Final[dict[Any, str]] = {
+    f.NfsDown: "a mount that hangs needs a real NFS server",
+    f.KubeconfigRotated: "credentials of a real API server end with its authority",
+    f.ApiSlow: "a real API server is as fast as it is",
+    f.ApiErrors: "a real API server answers what it did",
+    f.WatchBroken: "watches of a real API server break when it is stopped (api-down)",
+    f.WatchDuplicate: "a real API server tells each change once",
+    f.PdbStuck: "the real disruption controller computes what a budget allows",
+}
+"""Faults that are not played, and why."""
+
+
+class Story(Protocol):
+    """The lab in which steps are done (`api.rehearse_lab.LabStory`)."""
+
+    scenario: Scenario
+    speed: float
+    settings: Settings
+    lab: Lab
+    program: LabProgram | None
+    recorder: Recorder | None
+    hooks: WebhookServer | None
+
+    @property
+    def kube(self) -> LiveKube: ...
+
+    def view(self) -> Any:
+        """The world as faults of hardware ask for it."""
+
+    def later(self, seconds: float, do: Callable[[], Any]) -> None: ...
+
+    def serve_webhooks(self) -> None: ...
+
+    def restart(self) -> None: ...
+
+    def second(self) -> Live: ...
+
+    def ended(self, live: Live) -> None: ...
+
+
+class Unplayable(Refused):
+    """The scenario asks for what real parts cannot play."""
+
+
+def check(scenario: Scenario) -> None:
+    """Raises: Unplayable, naming the first step that real parts cannot play."""
+    for step in scenario.timeline:
+        action = step.action
+        if isinstance(action, (Patch, Delete)) and action.cluster:
+            raise Unplayable(f"{step.where}: --world lab: changes in DPU clusters are not played")
+        why = UNPLAYABLE.get(type(action))
+        if why is not None:
+            raise Unplayable(f"{step.where}: --world lab: fault {f.kind_name(type(action))} is not played: {why}")
+
+
+class Steps:
+    """Does the steps of one story's timeline. `do` returns what ends a step that lasts."""
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        self._applied: dict[str, Any] = {}
+        self._people = 0
+
+    @property
+    def _program(self) -> LabProgram:
+        assert self._story.program is not None
+        return self._story.program
+
+    def do(self, step: Step) -> Heal | None:
+        """Raises: ApiError."""
+        action = step.action
+        if isinstance(action, Apply):
+            for manifest in action.manifests:
+                self.apply(manifest)
+        elif isinstance(action, Patch):
+            self._patch(action)
+        elif isinstance(action, Delete):
+            self._delete(action)
+        elif isinstance(action, Scale):
+            self._scale(action.hosts)
+        elif isinstance(action, Cordon):
+            return self._cordon(action)
+        elif isinstance(action, PersonTask):
+            return self._person(action)
+        elif isinstance(action, str):
+            self._story.restart()
+        else:
+            return self._fault(action)
+        return None
+
+    # --- the user
+
+    def apply(self, manifest: Manifest) -> None:
+        """kubectl apply. Raises: ApiError."""
+        data = {k: v for k, v in manifest.data.items() if k != "status"}
+        cluster = self._story.kube.cluster
+        namespace = manifest.id.namespace
+        kind = kind_of(str(data.get("apiVersion", "")), manifest.id.kind)
+        if namespace and (kind is Unstructured or kind.NAMESPACED):
+            data["metadata"] = {**data["metadata"], "namespace": namespace}
+            self._program.ensure_namespace(namespace)
+        if manifest.id.kind == "Secret" and manifest.id.name.endswith(ADMIN_SECRET):
+            data = self._own_cluster(data, f"{namespace}-{manifest.id.name.removesuffix(ADMIN_SECRET)}")
+        path = cluster.manifest_path(data)
+        try:
+            cluster.connection.request("GET", path)
+        except NotFound:
+            cluster.connection.request("POST", cluster.manifest_path(data, named=False),
+                                       {"fieldManager": "kubectl-client-side-apply"}, msgspec.json.encode(data))
+        else:
+            merge = three_way(self._applied.get(path, {}), data)
+            cluster.connection.request("PATCH", path, {"fieldManager": "kubectl-client-side-apply"},
+                                       msgspec.json.encode(merge), MERGE_PATCH)
+        self._applied[path] = data
+
+    def _own_cluster(self, secret: dict[str, Any], name: str) -> dict[str, Any]:
+        """The user's own cluster is a real API server, and its kubeconfig the real one."""
+        text = self._program.own_cluster(name)
+        data = {"admin.conf": base64.b64encode(text.encode()).decode()}
+        return {**{k: v for k, v in secret.items() if k != "stringData"}, "data": data}
+
+    def _path(self, of: Patch | Delete) -> str:
+        version = of.apiVersion or (KINDS[of.kind].api_version() if of.kind in KINDS else "v1")
+        return self._story.kube.cluster.manifest_path({"apiVersion": version, "kind": of.kind, "metadata": {
+            "name": of.name, "namespace": of.namespace or "default"}})
+
+    def _patch(self, patch: Patch) -> None:
+        path = self._path(patch) + ("/status" if patch.status else "")
+        content, kind = (patch.merge, MERGE_PATCH) if patch.merge is not None else (patch.json_patch, JSON_PATCH)
+        self._story.kube.cluster.connection.request("PATCH", path, {"fieldManager": "kubectl-patch"},
+                                                    msgspec.json.encode(content), kind)
+
+    def _delete(self, delete: Delete) -> None:
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": delete.propagation}
+        try:
+            self._story.kube.cluster.connection.request("DELETE", self._path(delete), body=msgspec.json.encode(body))
+        except NotFound:
+            return
+
+    def _cordon(self, cordon: Cordon) -> Heal:
+        kube = self._story.kube
+        names = fitting(cordon.node, [n.metadata.name for n in kube.list(Node)])
+
+        def put(unschedulable: bool) -> None:
+            for name in names:
+                kube.patch(Node, Key("", name), {"spec": {"unschedulable": unschedulable or None}})
+
+        put(True)
+        return lambda: put(False)
+
+    # --- people at the machines
+
+    def _scale(self, hosts: int) -> None:
+        """The first hosts of the fleet are in service, the others are not."""
+        retired = self._program.hardware.retired
+        for i, host in enumerate(self._story.scenario.fleet.hosts):
+            if i < hosts and host.name in retired:
+                self._program.hardware.return_to_service(host.name)
+            elif i >= hosts and host.name not in retired:
+                self._retire(host.name)
+
+    def _retire(self, host: str) -> None:
+        self._program.hardware.retire(host)
+        try:
+            self._story.kube.delete(Node, Key("", host))
+        except NotFound:
+            return
+
+    def _person(self, task: PersonTask) -> Heal | None:
+        program, story = self._program, self._story
+        if task.reboot is not None:
+            names = fitting(task.reboot, program.hardware.hosts.hosts)
+            after_s = program.timing.sample("operator-response", *task.reboot) if task.after is None else task.after
+            story.later(after_s, lambda: [program.power_cycle(name) for name in names])
+            return None
+        kind = KINDS[task.kind]
+
+        def due(obj: Object) -> bool:
+            value = obj.metadata.annotations.get(task.annotation)
+            return (value is not None and value != task.value and value.lower() not in ("false", "0", "f")
+                    and bool(fitting(task.name, [obj.metadata.name]))
+                    and bool(fitting((task.namespace,), [obj.metadata.namespace])))
+
+        self._people += 1
+        after = None if task.after is None else task.after / story.speed
+        person = program.add(f"person-{self._people}", lambda kube: Annotator(
+            kube, program.backstage, program.durations, kind, task.annotation, task.value, due, after))
+        return lambda: setattr(person, "present", False)
+
+    # --- faults
+
+    def _fault(self, fault: Any) -> Heal | None:
+        recorder = self._story.recorder
+        assert recorder is not None
+        kind = f.kind_name(type(fault))
+        target = ",".join(str(v) for k, v in fault.model_dump().items() if k != "kind" and v is not None)
+        recorder.fault(kind, target, True)
+        if isinstance(fault, HARDWARE):
+            world, view = self._program.hardware.world, self._story.view()
+            healed = world.call(lambda: EFFECTS[type(fault)](view, fault))
+            heal: Heal | None = None if healed is None else functools.partial(world.call, healed)
+        else:
+            heal = EFFECTS_HERE[type(fault)](self, fault)
+        if heal is None:
+            return None
+        ends = heal
+
+        def end() -> None:
+            ends()
+            recorder.fault(kind, target, False)
+
+        return end
+
+    def _host_lost(self, fault: f.HostLost) -> Heal:
+        hosts = f.targets(fault, "host", self._story.scenario.fleet)
+        for host in hosts:
+            self._retire(host)
+        return lambda: _each(hosts, self._program.hardware.return_to_service)
+
+    def _dms_pod_lost(self, fault: f.DmsPodLost) -> None:
+        for host in f.targets(fault, "host", self._story.scenario.fleet):
+            try:
+                self._story.kube.delete(Pod, Key(self._story.settings.namespace, f"{host}-dms"))
+            except NotFound:
+                continue
+
+    def _image_server(self, put: str, value: Callable[[Any], Any]) -> Callable[[Any], Heal]:
+        """The proxy's trouble of this name, for the servers that the fault names."""
+        def begin(fault: Any) -> Heal:
+            troubles, servers = getattr(self._program.proxy, put), f.targets(fault, "server", self._program.plan.fleet)
+            for server in servers:
+                troubles[server] = value(fault)
+            return lambda: _each(servers, troubles.pop)
+        return begin
+
+    def _file(self, name: str) -> Path:
+        return self._program.volume / name.removeprefix(f"{MOUNT}/")
+
+    def _bfb_file_removed(self, fault: f.BfbFileRemoved) -> None:
+        self._file(fault.file).unlink(missing_ok=True)
+
+    def _bfb_file_replaced(self, fault: f.BfbFileReplaced) -> None:
+        self._file(fault.file).write_bytes(image_bytes(ImageFileKey(default_image(fault.content, fault.content))))
+
+    def _dpu_api_down(self, fault: f.DpuApiDown) -> Heal:
+        keys = [c.key for c in self._story.kube.list(DpuCluster)]
+        names = [f"{k.namespace}-{k.name}" for k in keys if fitting(fault.cluster, [str(k)])]
+        planes = self._story.lab.control_planes()
+        _each(names, planes.stop)
+        return lambda: _each(names, planes.restart)
+
+    def _api_down(self, fault: f.ApiDown) -> Heal:
+        planes = self._story.lab.control_planes()
+        planes.stop("host")
+        return lambda: _each(["host"], planes.restart)
+
+    def _webhook_down(self, fault: f.WebhookDown) -> Heal:
+        assert self._story.hooks is not None
+        self._story.hooks.close()
+        return self._story.serve_webhooks
+
+    def _job_fails(self, fault: f.JobFails) -> Heal:
+        failing = self._program.failing_jobs
+        failing.append(fault.name)
+        return lambda: failing.remove(fault.name)
+
+    def _certificate_late(self, fault: f.CertificateLate) -> Heal:
+        return self._program.hold("cert-manager")
+
+    def _controller_restart(self, fault: f.ControllerRestart) -> None:
+        self._story.restart()
+
+    def _two_leaders(self, fault: f.TwoLeaders) -> Heal:
+        second = self._story.second()
+
+        def end() -> None:
+            second.stop()
+            self._story.ended(second)
+
+        return end
+
+
+def _each(items: Iterable[str], do: Callable[[str], object]) -> None:
+    for item in items:
+        do(item)
+
+
+ADMIN_SECRET: Final = "-admin-kubeconfig"
+EFFECTS_HERE: Final[dict[type, Callable[[Steps, Any], Heal | None]]] = {
+    f.HostLost: Steps._host_lost, f.DmsPodLost: Steps._dms_pod_lost,
+    f.ImageServerDown: lambda s, x: s._image_server("down", lambda fault: None)(x),
+    f.ImageServerSlow: lambda s, x: s._image_server("slow", lambda fault: fault.factor)(x),
+    f.ImageServerStatus: lambda s, x: s._image_server("status", lambda fault: fault.status)(x),
+    f.ImageServerWrongContent: lambda s, x: s._image_server("instead", lambda fault: fault.content)(x),
+    f.BfbFileRemoved: Steps._bfb_file_removed, f.BfbFileReplaced: Steps._bfb_file_replaced,
+    f.DpuApiDown: Steps._dpu_api_down, f.ApiDown: Steps._api_down, f.WebhookDown: Steps._webhook_down,
+    f.JobFails: Steps._job_fails, f.CertificateLate: Steps._certificate_late,
+    f.ControllerRestart: Steps._controller_restart, f.TwoLeaders: Steps._two_leaders,
+}
+"""Faults of real parts."""

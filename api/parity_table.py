@@ -1,0 +1,102 @@
+"""Which library scenarios are played in both worlds, at what speed, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+USUAL: Final = 300.0
+NARROW: Final = 40.0
+"""Two DPUs of one host finish their installs within one boot of it, not within one poll."""
+
+CI: Final = ("node-labels-in-place", "effect-none", "fault-install-fails-twice", "two-dpu-clusters")
+"""The quick ones: they run with every test run."""
+
+PLAYED: Final[Mapping[str, float]] = {
+    "node-labels-in-place": USUAL,
+    "effect-none": USUAL,
+    "fault-install-fails-twice": USUAL,
+    "two-dpu-clusters": USUAL,
+    "first-install": USUAL,
+    "static-cluster": USUAL,
+    "two-dpus-on-a-host": NARROW,
+    "rolling-bfb-update": USUAL,
+    "on-delete-update": USUAL,
+    "dpu-deletion": USUAL,
+    "fault-dms-error": USUAL,
+    "effect-hold": USUAL,
+    "reboot-external": USUAL,
+    "fault-host-power": USUAL,
+}
+"""Scenario -> how many times faster than real its timeline and hardware are on the lab."""
+
+# Real parts cannot be told to do this.
+_SERVER = "a real API server cannot be told to be slow, to fail or to break its watches"
+_VOLUME = "a mount that hangs needs a real NFS server"
+_BUDGET = "the real disruption controller computes what a budget allows; the fault holds it"
+_CREDENTIALS = "new credentials for a real API server need a new authority"
+# The comparison would say nothing.
+_SECONDS = "it is about seconds of shared bandwidth, latency and queues, which are not compared"
+_MIDDLE = "it strikes in the middle of something that takes hours there and a second on a lab"
+_SOON = "its horizon ends before a real DPUCluster is there"
+_NEVER = "it never converges, or after hours by controllers' own clocks: how far it is when it is looked at is chance"
+_ELSEWHERE = "what it shows is not in DPUs' conditions, which are what is compared in order"
+# It would say nothing new.
+_POLICY = "differs from its twin without the policy in one line of a controller that both worlds share"
+_ALIKE = "every part that it needs is needed by one that is played"
+
+NOT_PLAYED: Final[Mapping[str, str]] = {
+    **dict.fromkeys((
+        "fault-api-errors", "fault-api-slow", "fault-watch-broken", "fault-watch-duplicate",
+        "wart-one-worker-saturated"), _SERVER),
+    **dict.fromkeys(("issue-4123204-nfs-down-deletion", "issue-4123204-nfs-down-install"), _VOLUME),
+    "wart-pdb-blocks-drain": _BUDGET,
+    **dict.fromkeys(("wart-kubeconfig-rotated", "wart-kubeconfig-rotated-fixed"), _CREDENTIALS),
+    **dict.fromkeys(("shared-links", "fault-dms-slow", "drain-slots", "wart-black-holed-dms"), _SECONDS),
+    **dict.fromkeys(("issue-4413138-duplicate-suffix", "issue-4413138-duplicate-suffix-fixed"), _SOON),
+    **dict.fromkeys((
+        "fault-dms-refused", "controller-restart-while-rebooting", "wart-any-reboot-counts", "fault-api-down",
+        "wart-duplicate-install", "wart-duplicate-install-fixed", "rollback-in-the-middle",
+        "wart-foreign-taint-removed", "issue-one-dpu-per-host", "issue-one-dpu-per-host-fixed",
+        "issue-one-dpu-per-host-old-firmware", "wart-node-effect-not-counted", "wart-node-effect-not-counted-fixed",
+        "wart-download-breaks", "wart-download-breaks-fixed",
+        "issue-4426349-bfb-deleted-while-installing", "issue-4426349-bfb-deleted-while-installing-fixed",
+        "issue-4426349-bfb-comes-back", "issue-4241297-objects-before-controllers"), _MIDDLE),
+    **dict.fromkeys((
+        "issue-token-expiry", "issue-token-expiry-fixed", "fault-join-late", "wart-no-join-timeout",
+        "wart-no-join-timeout-fixed", "wart-warm-reboot-starts-over", "fault-install-fails-stalls-rollout",
+        "wart-two-sets-one-device", "wart-two-sets-one-device-starves", "wart-two-sets-one-device-starves-fixed",
+        "wart-hold-set-again", "wart-hold-outside-kubernetes", "wart-warm-reboot-outside-kubernetes",
+        "issue-4200717-flavor-too-big", "issue-4403130-host-removed-for-good", "issue-4424305-reset-outside-dpf",
+        "issue-4427091-other-namespace", "issue-4445649-drain-without-kubernetes", "wart-taint-evicts-dms",
+        "wart-pdb-never-allows", "wart-bfb-error-parks-dpus", "wart-bfb-not-on-server", "wart-bfb-replaced",
+        "wart-bfb-unreadable-version-loop", "wart-unknown-part", "wart-first-cluster-only", "wart-dms-pod-lost",
+        "fault-bridge-lost-later", "wart-dpunode-keeps-labels", "wart-dpunode-keeps-labels-fixed",
+        "issue-4143309-shared-file-name-fixed"), _NEVER),
+    **dict.fromkeys((
+        "wart-cluster-outage-unseen", "wart-cluster-outage-unseen-fixed", "wart-dpunode-checked-once",
+        "wart-dpunode-checked-once-fixed", "wart-kamaji-service-stays", "wart-kamaji-service-stays-fixed",
+        "wart-dpunode-finalizer", "wart-dpunode-finalizer-fixed", "wart-device-labels-leak",
+        "wart-device-labels-leak-fixed", "wart-dpuset-blind-to-dpunodes", "wart-dpuset-blind-to-dpunodes-fixed"),
+        _ELSEWHERE),
+    **dict.fromkeys((
+        "issue-4123204-delete-while-installing-fixed", "wart-deletes-again-fixed", "wart-dms-pod-lost-fixed",
+        "wart-first-cluster-only-fixed", "wart-no-throttle-on-create-fixed"), _POLICY),
+    **dict.fromkeys((
+        "controller-restart-while-ready", "cordoned-host", "deployment-install", "dpuset-deletion",
+        "dpuset-orphans", "drain-of-workload", "effect-custom-action", "effect-custom-action-fails",
+        "effect-custom-label", "effect-hold-by-task", "effect-taint", "fault-bfb-file-removed",
+        "fault-bridge-missing", "fault-certificate-late", "fault-dpu-api-down", "fault-image-server-down",
+        "fault-image-server-slow", "fault-install-fails", "fault-manual-reboot", "fault-network-script",
+        "fault-rack-power", "fault-reboot-fails", "fault-webhook-down", "flavor-change",
+        "host-lost-and-returned", "hosts-without-kubernetes", "issue-26-owned-dpuset-edited",
+        "issue-3751863-p0-down", "issue-3917006-mtu-change", "issue-4123204-delete-while-installing",
+        "issue-4143309-shared-file-name", "issue-4410218-deployment-effect-edit",
+        "issue-4424305-reset-outside-dpf-repaired", "issue-4583693-power-cycle-flag-ignored",
+        "reboot-for-rescan", "reboot-not-needed", "reboot-power-cycle", "reboot-script",
+        "reboot-script-fails", "rolling-update-half", "rolling-update-quarter", "scale-down-by-selector",
+        "scale-down-hosts", "scale-up", "two-leaders", "wart-bfb-replaced-on-volume", "wart-deletes-again",
+        "wart-invalid-details-stay", "wart-joined-by-stale-node", "wart-no-throttle-on-create",
+        "wart-node-labels-never-removed", "wart-skipped-reboot", "wart-sweep-of-unavailable"), _ALIKE),
+}
+"""Scenario -> why not."""
