@@ -7,17 +7,33 @@ download goes on where it broke and refuses content that is no BFB.
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
 from twin.backends.base import RESUME_WAIT_S, RESUMES, Operation
 from twin.model import bfb_image
-from twin.sim.clock import Call, ns
-
-if TYPE_CHECKING:
-    from twin.sim.volume import File, SimImageServer, SimVolume
+from twin.sim.clock import Call, TwinEnvironment, ns
+from twin.sim.files import File, SimImageServer
+from twin.sim.links import Link, Links
 
 _PART: Final = "part of "
 _MIXED: Final = "parts of two files"
+
+
+class Volume(Protocol):
+    """Where a download goes to (`twin.sim.volume.SimVolume`)."""
+
+    env: TwinEnvironment
+    links: Links
+    link: Link
+    reader_link: Link | None
+    files: dict[str, File]
+    down: bool
+    latency_ns: int
+    downloads: dict[Any, None]
+
+    def server_of(self, url: str) -> SimImageServer | None: ...
+
+    def put(self, path: str, file: File | None) -> None: ...
 
 
 class Download:
@@ -26,7 +42,7 @@ class Download:
     __slots__ = ("_checked", "_file", "_left", "_path", "_started", "_stream", "_timer", "_url", "_volume",
                  "_wait_s", "op", "server", "temp")
 
-    def __init__(self, volume: SimVolume, url: str, path: str, temp: str, *, checked: bool) -> None:
+    def __init__(self, volume: Volume, url: str, path: str, temp: str, *, checked: bool) -> None:
         self.op = Operation("download")
         self.op.on_cancel = self._cancel
         self.server: SimImageServer | None = None
@@ -73,7 +89,6 @@ class Download:
     # --- inside
 
     def _fetch(self, server: SimImageServer, file: File) -> None:
-        from twin.sim.volume import File
         volume, part = self._volume, self._volume.files.get(self.temp)
         self._started = part.size if self._checked and part is not None else 0
         whole = self._started == 0 or part is None or part.identity == _PART + file.identity
@@ -103,7 +118,6 @@ class Download:
 
     def _stop(self) -> None:
         """End the stream; what it brought stays."""
-        from twin.sim.volume import File
         stream, self._stream = self._stream, None
         volume = self._volume
         volume.downloads.pop(self, None)
