@@ -9,7 +9,7 @@ The same object serves the simulated runner and the threaded one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -17,6 +17,7 @@ from twin.model.meta import Key
 
 NS = 1_000_000_000
 _NEVER = 1 << 62
+_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,19 @@ class WorkQueue:
         self._seq += 1
         entry = (at, self._seq, key)
         # Equal delays asked for in time order are sorted by themselves: a deque instead of a heap.
-        row = self._rounds.get(delay)
-        if row is None and len(self._rounds) < 4:
-            row = self._rounds[delay] = deque()
+        row = self.row_of(delay)
         if row is not None and (not row or row[-1][0] <= at):
             row.append(entry)
         else:
             heappush(self._heap, entry)
         return at
+
+    def row_of(self, delay: int) -> deque[tuple[int, int, Key]] | None:
+        """The timers of this delay in the order of their firing; None: too many delays have a row of their own."""
+        row = self._rounds.get(delay)
+        if row is None and len(self._rounds) < _ROWS:
+            row = self._rounds[delay] = deque()
+        return row
 
     def push_failed(self, key: Key, now: int) -> int:
         """Put the key in line after its back-off. Returns the timer in force."""
@@ -110,19 +116,28 @@ class WorkQueue:
         head = self._head()
         return head[0][0] if head is not None else None
 
-    def mature(self, now: int) -> Iterator[Key]:
-        """Move every timer due at or before `now` into the line, in order of time; yields keys that entered it."""
+    def mature(self, now: int) -> list[Key]:
+        """Move every timer due at or before `now` into the line, in order of time; returns the keys that entered it."""
+        found: list[Key] = []
         if now < self.soonest:
-            return
+            return found
+        due, entered, line, heap = self.due, self.entered, self.line, self._heap
         while (head := self._head()) is not None and head[0][0] <= now:
-            (at, _, key), row = head
-            if row is None:
-                heappop(self._heap)
+            first, mine = head
+            if mine is None:
+                heappop(heap)
+                ripe: Iterable[tuple[int, int, Key]] = (first,)
             else:
-                row.popleft()
-            del self.due[key]
-            if self.push(key, at):
-                yield key
+                ripe = _ripe(mine, min((*(row[0] for row in self._rounds.values() if row and row is not mine),
+                                        *heap[:1], (now, _NEVER, first[2]))))
+            for at, _, key in ripe:
+                if due.get(key) == at:
+                    del due[key]
+                    if key not in entered:
+                        entered[key] = at
+                        line.append(key)
+                        found.append(key)
+        return found
 
     def row(self) -> tuple[int, deque[tuple[int, int, Key]], int] | None:
         """(delay, timers of that delay in order, when the first timer of any other kind fires) if the next timer to
@@ -163,3 +178,9 @@ class WorkQueue:
             return None
         self.soonest = best[0]
         return best, where
+
+
+def _ripe(row: deque[tuple[int, int, Key]], bound: tuple[int, int, Key]) -> Iterator[tuple[int, int, Key]]:
+    """Take the timers that fire before this one."""
+    while row and row[0] < bound:
+        yield row.popleft()

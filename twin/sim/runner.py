@@ -245,8 +245,18 @@ class Runner:
             self._tail_offset = at + cost
 
     def _mature(self, now: int) -> None:
+        """Timers that have fired put their keys in line, as `_placed` does."""
+        memos, offsets, tail = self._memo, self._offsets, self._tail_offset
         for key in self.queue.mature(now):
-            self._placed(key)
+            memo = memos.get(key)
+            if memo is None:
+                self._tail_offset = tail
+                self._placed(key)
+            else:
+                cost = memo[0]
+                offsets[key] = (tail, cost)
+                tail += cost
+        self._tail_offset = tail
 
     def _at_work(self, key: Key, start: int, end: int) -> None:
         """The key is worked on from start to end: its own timer, if it fires until then, brings it back at the end."""
@@ -273,6 +283,8 @@ class Runner:
                     return
                 if not self._rotate(limit):
                     self._mature(due)
+                continue
+            if self._pass_over(limit):
                 continue
             key = line[0]
             start = entered[key]
@@ -302,6 +314,53 @@ class Runner:
                 self._at_work(key, start, end)
             if again is not None:
                 queue.push_after(key, end, again)
+
+    def _pass_over(self, limit: int) -> bool:
+        """The plain polls at the head of the line that start at or before `limit`: known unchanged, no timer pending,
+        to come again after one delay. Says whether there were any. What `_replay` does with one, without its questions.
+        """
+        queue, memos, offsets = self.queue, self._memo, self._offsets
+        line, entered, due = queue.line, queue.entered, queue.due
+        first = memos.get(line[0])
+        if first is None or first[1] is None:
+            return False
+        delay = first[1]
+        row = queue.row_of(delay)
+        if row is None or (row and row[-1][0] > self._free[0] + delay):
+            return False
+        free, passed, spent, seq = self._free[0], 0, 0, queue._seq
+        key, last = line[0], (0, 0)
+        while line:
+            candidate = line[0]
+            memo = memos.get(candidate)
+            if memo is None or memo[1] != delay or candidate in due:
+                break
+            start = entered[candidate]
+            if start < free:
+                start = free
+            if start > limit:
+                break
+            key = line.popleft()
+            del entered[key]
+            last = offsets.pop(key)
+            cost = memo[0]
+            free = start + cost
+            spent += cost
+            passed += 1
+            again = free + delay
+            due[key] = again
+            row.append((again, seq + passed, key))
+        if not passed:
+            return False
+        queue._seq = seq + passed
+        if row[0][0] < queue.soonest:
+            queue.soonest = row[0][0]
+        self._head_offset = last[0] + last[1]
+        self._free[0] = free
+        self._busy = {key: free}
+        self.stats.skipped += passed
+        self.stats.busy_ns += spent
+        return True
 
     def _rotate(self, limit: int) -> bool:
         """The line is empty and only polls of one period are due: pass over them without putting them in line.
@@ -355,31 +414,41 @@ class Runner:
 
         A poll that starts when it is due moves by delay + cost each round; one that waits for the poll before it moves
         with that one. While it stays the same who waits, all starts are linear in the number of rounds: what holds in
-        the second round and in the last holds in between.
+        the second round and in the last holds in between. Where all wait and a round takes longer than any poll's
+        delay, all wait for ever and each start moves by the whole round.
         """
         queue, memos, due = self.queue, self._memo, self.queue.due
         if row[-1][0] + 3 * delay > end:
             return False
-        free = slope = -1
+        free, slope, all_wait, longest = self._free[0], -1, True, 0
         polls: list[tuple[int, int, int, Key]] = []  # start in the first round, cost, move per round, key
+        linear = True
         for at, _, key in row:
             memo = memos.get(key)
             if memo is None or memo[1] != delay or due.get(key) != at:
                 return False
             cost = memo[0]
-            if not polls:
-                start, slope = max(at, self._free[0]), delay + cost
-            elif at >= free:
-                start, slope = at, delay + cost
+            if at > free:
+                all_wait = False
+            if not polls or at >= free:
+                start, slope = max(at, free), delay + cost
             else:
                 start = free
-                if delay + cost > slope:
-                    return False
+                linear &= delay + cost <= slope
             free = start + cost
+            if cost > longest:
+                longest = cost
             polls.append((start, cost, slope, key))
-        rounds = (end - polls[-1][0]) // slope + 1
-        while rounds > 2 and not (_same(polls, delay, 1) and _same(polls, delay, rounds - 1)):
-            rounds //= 2
+        last, around = polls[-1][0], free - polls[0][0]
+        if all_wait and around >= delay + longest:
+            rounds = (end - last) // around + 1
+            polls = [(start, cost, around, key) for start, cost, _, key in polls]
+        elif linear:
+            rounds = (end - last) // slope + 1
+            while rounds > 2 and not (_same(polls, delay, 1) and _same(polls, delay, rounds - 1)):
+                rounds //= 2
+        else:
+            return False
         if rounds < 3:
             return False
         count, seq = len(polls), queue._seq + (rounds - 1) * len(polls)
