@@ -37,6 +37,10 @@ class ApiError(Exception):
         self.details = details or {}
 
 
+ASKED_FOR_CREDENTIALS: Final = "the server has asked for the client to provide credentials"
+"""What client-go makes of a 401 where it asks for raw text (/version); elsewhere it prints the answer's Status."""
+
+
 class NotFound(ApiError):
     code, reason = 404, "NotFound"
 

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from twin.backends.base import ApiError, Conflict, NotFound, View
+from twin.backends.base import ASKED_FOR_CREDENTIALS, ApiError, Conflict, NotFound, View
 from twin.backends.kube_cache import Cache, Callback
 from twin.backends.kube_events import Recorder
 from twin.backends.kube_http import (
@@ -93,7 +93,12 @@ class Cluster:
 
     def version(self) -> dict[str, Any]:
         """`/version`: the cheapest question that proves the server answers and knows us."""
-        answer: dict[str, Any] = msgspec.json.decode(self.connection.request("GET", "/version"))
+        try:
+            answer: dict[str, Any] = msgspec.json.decode(self.connection.request("GET", "/version"))
+        except ApiError as error:
+            if error.code == 401:
+                raise ApiError(ASKED_FOR_CREDENTIALS, code=401, reason=error.reason) from error
+            raise
         return answer
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, cast
 
-from twin.backends.base import ApiError, Unavailable, View
+from twin.backends.base import ASKED_FOR_CREDENTIALS, ApiError, Unavailable, View
 from twin.model.kinds import KINDS
 from twin.model.meta import Key, Object
 from twin.runtime.reconcile import Mapper, Predicate, Reconciler, Watch
@@ -351,8 +351,8 @@ class SimKube:
         if server.flaky is not None and server.flaky[0]():
             if server.flaky[1]:
                 do(*arguments, meter.controller, now + meter.cost_ns)
-            raise TimedOut(f"{method} {server.url}{_path(what)}: the server was unable to return a response in the "
-                           "time allotted, but may still be processing the request")
+            raise TimedOut(f"{method} {server.url}{_path(what, method)}: the server was unable to return a response in "
+                           "the time allotted, but may still be processing the request")
         result = do(*arguments, meter.controller, now + meter.cost_ns)
         if meter.on_effect is not None:
             meter.after(verb)
@@ -371,16 +371,16 @@ class SimKube:
         """Raise what a server that is down, or does not know our credential any more, makes of this request."""
         if not self._server.down:
             if self._credential in self._server.revoked:
-                raise ApiError("the server has asked for the client to provide credentials", code=401,
+                raise ApiError(ASKED_FOR_CREDENTIALS if what == "/version" else "Unauthorized", code=401,
                                reason="Unauthorized")
             return
         self._meter.charge_ns(self._costs.refused_ns)
         url = self._server.url
-        raise Unavailable(f'{method} "{url}{_path(what)}": dial tcp {url.removeprefix("https://")}: '
+        raise Unavailable(f'{method} "{url}{_path(what, method)}": dial tcp {url.removeprefix("https://")}: '
                           "connect: connection refused")
 
 
-def _path(what: Any) -> str:
+def _path(what: Any, method: str) -> str:
     if isinstance(what, str):
         return what
     if isinstance(what, tuple):
@@ -394,5 +394,5 @@ def _path(what: Any) -> str:
             return ""
     root = f"/apis/{kind.GROUP}/{kind.VERSION}" if kind.GROUP else f"/api/{kind.VERSION}"
     space = f"/namespaces/{key.namespace}" if key.namespace else ""
-    return f"{root}{space}/{kind.PLURAL}" + (f"/{key.name}" if key.name else "")
+    return f"{root}{space}/{kind.PLURAL}" + (f"/{key.name}" if key.name and method != "Post" else "")
 
