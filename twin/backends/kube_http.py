@@ -134,6 +134,7 @@ def from_kubeconfig(config: str | Path, context: str | None = None) -> Credentia
         material, stripped = _take_material(content, context, base)
         loader = KubeConfigLoader(stripped, active_context=context, config_base_path=base, temp_file_path=folder)
         loader.load_and_set(configuration)
+        _check_plugin(configuration, _chosen(content, context)[1])
         tls = _tls(configuration, material)
     except (ConfigException, ssl.SSLError, ValueError, OSError) as error:
         raise ValueError(f"invalid configuration: {error}") from error
@@ -154,12 +155,23 @@ def in_cluster() -> Credentials:
     return Credentials(configuration, _tls(configuration, {}))
 
 
+def _check_plugin(configuration: Any, user: Mapping[str, Any]) -> None:
+    """The loader only logs a plugin that fails, and goes on as nobody. Raises: ValueError."""
+    plugin = user.get("exec")
+    if plugin and not configuration.api_key and not configuration.cert_file:
+        raise ValueError(f"getting credentials: exec: executable {plugin.get('command')} failed or answered with none")
+
+
+def _chosen(content: Mapping[str, Any], context: str | None) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The cluster and the user of the context; empty where there is none."""
+    entry = _named(content.get("contexts"), context or content.get("current-context")).get("context") or {}
+    return (_named(content.get("clusters"), entry.get("cluster")).get("cluster") or {},
+            _named(content.get("users"), entry.get("user")).get("user") or {})
+
+
 def _take_material(content: Mapping[str, Any], context: str | None, base: str) -> tuple[dict[str, bytes], Any]:
     """Certificates and keys of the chosen context, and the kubeconfig without them: no loader writes them to disk."""
-    chosen = context or content.get("current-context")
-    entry = _named(content.get("contexts"), chosen).get("context") or {}
-    cluster = _named(content.get("clusters"), entry.get("cluster")).get("cluster") or {}
-    user = _named(content.get("users"), entry.get("user")).get("user") or {}
+    cluster, user = _chosen(content, context)
     material: dict[str, bytes] = {}
     for holder, field in ((cluster, "certificate-authority"), (user, "client-certificate"), (user, "client-key")):
         if holder.get(f"{field}-data"):
