@@ -45,6 +45,7 @@ from twin.model.meta import Key
 from twin.model.mistakes import BadInput, Mistake
 from twin.model.provisioning import Dpu, DpuCluster
 from twin.model.schema import crd, has_crd
+from twin.model.services import DpuDeployment
 from twin.runtime.reconcile import Controller
 from twin.sim.host import card
 
@@ -97,7 +98,7 @@ class LabStory:
         self.program.start()
         os.environ["http_proxy"] = self.program.proxy.url
         self._watching = open_cluster(Path(self.lab.status()["kubeconfig"]), qps=0)
-        self.recorder.begin(self._watching, (*WATCHED, *NEIGHBOURS))
+        self.recorder.begin(self._watching, (*WATCHED, *NEIGHBOURS, DpuDeployment))
         self.live = self._process()
         self.serve_webhooks()
         self._thread = self._run(self.live)

@@ -19,16 +19,22 @@ Json = dict[str, Any]
 KINDS: Final = ("BFB", "DPUCluster", "DPUDevice", "DPUFlavor", "DPUNode", "DPUSet", "DPU", "DPUDeployment",
                 "DPFOperatorConfig")
 """Whose final objects are compared: what DPF itself makes and keeps."""
+NEIGHBOURS: Final = ("Node", "NodeMaintenance")
+"""What it asks of others: labels, taints and cordons in every cluster. How they are is the others' matter."""
 GONE: Final = "(gone)"
 CONFLICT: Final = " (conflict)"
 """What follows a reason when the write that failed met another one."""
 _CONFLICT: Final = "the object has been modified"
+_FIRST: Final = {"BFB": "Initializing", "DPU": "Initializing", "DPUCluster": "Pending"}
+"""Kinds with phases, and the first one, which files leave out because it is a default."""
 _META: Final = ("name", "namespace", "labels", "annotations", "finalizers")
 _TIMES: Final = frozenset({"lastTransitionTime", "lastHeartbeatTime", "creationTimestamp", "observedGeneration",
                            "deletionTimestamp", "timeAdded"})
 _NOISE: Final = ((re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"), "TIME"),
                  (re.compile(r"\b\d{1,3}(\.\d{1,3}){3}(:\d+)?\b"), "ADDRESS"),
                  (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "UID"))
+_MIRRORED: Final = ("beta.kubernetes.io/arch", "beta.kubernetes.io/os")
+"""Deprecated labels that a real node-lifecycle controller keeps beside those of today."""
 _PRIVATE: Final = ("kubectl.kubernetes.io/last-applied-configuration",)
 _ADDRESSES: Final = frozenset({"nodeDMSAddress", "addresses", "kubeconfig"})
 
@@ -60,26 +66,29 @@ class History:
     entered: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
     final: dict[str, Json] = field(default_factory=dict)
     told: dict[str, list[tuple[float, str]]] = field(default_factory=dict)
-    """Phases (`-> Ready`) and conditions (`Ready=True DPUReady`) in one order, each with its time."""
+    """Of DPUs (by name), BFBs and DPUClusters: phases (`-> Ready`) and conditions (`Ready=True DPUReady`) in one order,
+    each with its time."""
     _known: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def see(self, name: str, phase: str, conditions: Iterable[tuple[str, str, str, str]], t_s: float) -> None:
         """The next version of a DPU: its phase (GONE when deleted), conditions as (type, status, reason, message)."""
-        sequence, told = self.phases.setdefault(name, []), self.told.setdefault(name, [])
-        known = self._known.setdefault(name, {})
+        sequence = self.phases.setdefault(name, [])
         if not sequence or sequence[-1] != phase:
             sequence.append(phase)
-            told.append((t_s, f"-> {phase}"))
             self.entered.setdefault(name, []).append((phase, t_s))
-        if phase == GONE:
-            known.clear()
-            return
-        for type_, status, reason, message in conditions:
-            text = f"{type_}={status} {reason}" + (CONFLICT if _CONFLICT in message else "")
-            if known.get(type_) != text:
-                known[type_] = text
-                told.append((t_s, text))
-                self.conditions.setdefault(name, []).append(text)
+        self.conditions.setdefault(name, []).extend(self.hear(name, phase, conditions, t_s))
+
+    def hear(self, name: str, phase: str, conditions: Iterable[tuple[str, str, str, str]], t_s: float) -> list[str]:
+        """The next version of an object that has phases; returns the conditions that are new in it."""
+        known, told = self._known.setdefault(name, {}), self.told.setdefault(name, [])
+        texts = {} if phase == GONE else {
+            type_: f"{type_}={status} {reason}" + (CONFLICT if _CONFLICT in message else "")
+            for type_, status, reason, message in conditions}
+        changed = [text for type_, text in texts.items() if known.get(type_) != text]
+        new = [f"-> {phase}"] if known.get("") != phase else []
+        told += [(t_s, text) for text in (*new, *changed)]
+        self._known[name] = {} if phase == GONE else {**known, **texts, "": phase}
+        return changed
 
 
 def history(folder: RunFolder) -> History:
@@ -88,19 +97,25 @@ def history(folder: RunFolder) -> History:
     for line in folder.object_lines():
         record = json.loads(line)
         manifest = record["object"]
-        if record["cluster"] or manifest["kind"] not in KINDS:
+        if manifest["kind"] not in (NEIGHBOURS if record["cluster"] else (*KINDS, *NEIGHBOURS)):
             continue
         meta = manifest["metadata"]
         name = f"{manifest['kind']} {meta.get('namespace', '')}/{meta['name']}"
+        if record["cluster"]:
+            name += f" of {record['cluster']}"
         if record["op"] == "DELETED":
             out.final.pop(name, None)
         else:
             out.final[name] = plain(manifest)
-        if manifest["kind"] == "DPU":
+        if manifest["kind"] in _FIRST:
             status = manifest.get("status") or {}
-            phase = GONE if record["op"] == "DELETED" else status.get("phase") or "Initializing"
-            out.see(meta["name"], phase, [(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
-                                          for c in status.get("conditions") or ()], float(record["t_s"]))
+            phase = GONE if record["op"] == "DELETED" else status.get("phase") or _FIRST[manifest["kind"]]
+            conditions = [(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
+                          for c in status.get("conditions") or ()]
+            if manifest["kind"] == "DPU":
+                out.see(meta["name"], phase, conditions, float(record["t_s"]))
+            else:
+                out.hear(name, phase, conditions, float(record["t_s"]))
     return out
 
 
@@ -113,7 +128,11 @@ def plain(manifest: Json) -> Json:
             del meta["annotations"]
     if "finalizers" in meta:  # two managers add theirs at the same moment: their order is an accident
         meta["finalizers"] = sorted(meta["finalizers"])
+    if "labels" in meta:
+        meta["labels"] = {k: v for k, v in meta["labels"].items() if k not in _MIRRORED}
     rest = {k: v for k, v in manifest.items() if k not in ("metadata", "apiVersion")}
+    if manifest["kind"] in NEIGHBOURS:
+        rest.pop("status", None)
     cleaned = _clean({**rest, "metadata": meta})
     assert isinstance(cleaned, dict)
     return cleaned
