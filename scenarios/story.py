@@ -26,7 +26,7 @@ from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import begin
 from twin.sim.host import card
-from twin.sim.neighbours import power_cycle
+from twin.sim.neighbours import bring_up, power_cycle
 from twin.sim.trace import Trace
 from twin.sim.world import Options, World
 
@@ -79,7 +79,7 @@ class Story:
     def play(self, progress: Callable[[Story, float], None] | None = None) -> float:
         """Run to the end; returns the virtual seconds observed."""
         world, scenario = self.world, self.scenario
-        world.start()
+        world.start(bring_up)
         self._first()
         for step in scenario.timeline:
             world.env.call_at(ns(step.at_s), self._step, step)

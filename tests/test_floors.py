@@ -22,8 +22,6 @@ ABOVE_SIBLINGS = {
 # Files that import each other all the same, and why.
 CIRCLES = {
     ("api.cli", "api.cli_live"): "the command registers its verbs, and verbs take their flags from the command",
-    ("twin.sim.client", "twin.sim.garbage", "twin.sim.kube"): "parts of one server; the way back is types alone",
-    ("twin.sim.neighbours", "twin.sim.world"): "the world starts its neighbours; the way back is types alone",
 }
 # Third parties that only these may import.
 ONLY = {

@@ -14,6 +14,7 @@ from twin.model.timing import Timing
 from twin.model.timing_profile import default
 from twin.sim.admission import Webhooks
 from twin.sim.clock import ns
+from twin.sim.neighbours import bring_up
 from twin.sim.runner import Runner, touch
 from twin.sim.trace import Trace, Write
 from twin.sim.world import Options, World
@@ -42,7 +43,7 @@ class Stage:
             webhooks=Webhooks(WEBHOOKS), policies=policies, settings=Settings(seed=seed),
             options=Options(collapse=collapse))
         if start:
-            self.world.start()
+            self.world.start(bring_up)
         else:
             for name in ("default", SPACE):
                 self.world.ensure_namespace(name)

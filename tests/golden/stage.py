@@ -33,6 +33,7 @@ from twin.runtime.reconcile import Context, Controller, Result
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import EFFECTS
+from twin.sim.neighbours import bring_up
 from twin.sim.trace import Trace
 from twin.sim.world import Options, World
 
@@ -240,7 +241,7 @@ class Play:
         world = self.world
         self.trace.tell = self._told
         world.machines.retired.update(dict.fromkeys(world.hosts.hosts))  # a step creates the Node
-        world.start()
+        world.start(bring_up)
         self._faults()
         if self.limit.config_until:
             self._config()

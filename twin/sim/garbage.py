@@ -7,21 +7,32 @@ References count only within the dependent's namespace, or to a cluster-wide kin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 from twin.backends.base import ApiError
 from twin.model.kinds import kind_of
 from twin.model.meta import Key, Object, ObjectMeta, OwnerReference, Unstructured, replace
-from twin.sim.clock import SECOND
+from twin.sim.clock import SECOND, TwinEnvironment
 from twin.sim.status import Resource, kind_name
-
-if TYPE_CHECKING:
-    from twin.sim.kube import ApiServer
 
 FOREGROUND: Final = "foregroundDeletion"
 ORPHAN: Final = "orphan"
 COLLECTOR: Final = "garbage-collector"
 _AGAIN_NS: Final = 5 * SECOND
+
+
+class Store(Protocol):
+    """What the collector asks of the API server it belongs to."""
+
+    env: TwinEnvironment
+
+    def table(self, resource: Resource) -> Mapping[Key, Any]: ...
+
+    def update(self, obj: Any, by: str, at_ns: int, *, verb: str = "update") -> Any: ...
+
+    def delete(self, resource: Resource, key: Key, by: str, at_ns: int, *, propagation: str = "Background",
+               uid: str = "") -> None: ...
 
 
 class Collector:
@@ -30,7 +41,7 @@ class Collector:
     None: never, as with a bare API server.
     """
 
-    def __init__(self, server: ApiServer, delay_ns: int | None) -> None:
+    def __init__(self, server: Store, delay_ns: int | None) -> None:
         self._server = server
         self._delay_ns = delay_ns
         self._dependents: dict[str, dict[tuple[Resource, Key], None]] = {}

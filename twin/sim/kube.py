@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -48,9 +48,6 @@ from twin.sim.status import (
 from twin.sim.trace import Trace
 from twin.sim.watch import ApiWatch, History
 
-if TYPE_CHECKING:
-    from twin.sim.client import Cache
-
 __all__ = ["ApiServer", "Observer", "Resource", "resource_of"]
 
 T = TypeVar("T", bound=Object)
@@ -69,6 +66,13 @@ def resource_of(obj: Object) -> Resource:
     if isinstance(obj, Unstructured):
         return f"{obj.kind}.{obj.group_version.rpartition('/')[0]}"
     return type(obj)
+
+
+class Follower(Protocol):
+    """A process's cache of what is stored here."""
+
+    def receive(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
+        """A change; `new` is None when the object has gone, `last` its last version."""
 
 
 class ApiServer:
@@ -103,7 +107,7 @@ class ApiServer:
         self._rv = 0
         self._made = 0
         self._tables: dict[Resource, dict[Key, Object]] = {}
-        self._interested: dict[Resource, list[Cache]] = {}
+        self._interested: dict[Resource, list[Follower]] = {}
         """Caches that watch a kind."""
         self.follow_managers = follow_managers
         """Keep managedFields of every object from its birth, as a real server does; else from its first apply."""
@@ -188,11 +192,11 @@ class ApiServer:
     def resource_version(self) -> int:
         return self._rv
 
-    def attach(self, cache: Cache, resource: Resource) -> None:
+    def attach(self, cache: Follower, resource: Resource) -> None:
         """Send this cache every change of this kind from now on."""
         self._interested.setdefault(resource, []).append(cache)
 
-    def detach(self, cache: Cache) -> None:
+    def detach(self, cache: Follower) -> None:
         for caches in self._interested.values():
             if cache in caches:
                 caches.remove(cache)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twin.actors.certmanager import CertManager
 from twin.actors.disruption import Disruption, Evictions
@@ -25,11 +25,8 @@ from twin.model.core import Pod, TenantControlPlane
 from twin.model.faults import fitting
 from twin.model.meta import Key, Object
 from twin.sim.clock import EPOCH
-from twin.sim.host import SimHost
 from twin.sim.runner import Meter
-
-if TYPE_CHECKING:
-    from twin.sim.world import World
+from twin.sim.world import World
 
 
 class NotedEvictions(Evictions):
@@ -102,11 +99,6 @@ def _reboot(world: World, host: str) -> None:
                 kubelet.wake(key)
 
     op.callbacks.append(go_on)
-
-
-def boot_ended(world: World, host: SimHost) -> None:
-    for op in world.boot_waits.pop(host.name, ()):
-        op.succeed()
 
 
 def _programs(world: World, kube: KubeApi) -> Callable[[Pod], Program | None]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from twin.actors.actor import Held
+from twin.actors.joining import Joining
 from twin.backends.base import KubeApi, Operation, Settings
 from twin.model.core import Namespace, Node, NodeSpec, NodeStatus, PodDisruptionBudget, Secret
 from twin.model.faults import fitting
@@ -45,7 +46,6 @@ from twin.sim.leadership import Leadership
 from twin.sim.links import Link, Links
 from twin.sim.machines import SimArms, SimMachines
 from twin.sim.manager import Manager, Surroundings
-from twin.sim.neighbours import boot_ended, bring_up
 from twin.sim.runner import Meter, Runner, touch
 from twin.sim.trace import Trace
 from twin.sim.volume import SimVolume
@@ -66,7 +66,7 @@ class Options:
 
 
 class World:
-    """Everything there is in one run. `start()` brings up hosts, neighbours and controllers; then `env.run(until)`."""
+    """Everything there is in one run. `start(bring_up)` brings it up; then `env.run(until)`."""
 
     def __init__(self, fleet: Fleet, timing: Timing, trace: Trace, controllers: Sequence[Controller], *,
                  webhooks: Webhooks | None = None, policies: Iterable[str] = (), settings: Settings = Settings(),
@@ -123,14 +123,17 @@ class World:
         self.chronicle = Chronicle(fleet, self.host_cluster, trace)
         self.boot_waits: dict[str, list[Operation]] = {}
         """Who waits for a host to be up again."""
-        self.hosts.listeners.host_up.append(lambda host: boot_ended(self, host))
+        self.hosts.listeners.host_up.append(self._boot_ended)
         self.hosts.listeners.host_up.append(self._dms_without_pod)
         self.hosts.listeners.host_up.append(lambda host: self.chronicle.fault_ended(host, env.now))
 
     # --- bringing it up
 
-    def start(self) -> None:
-        """Namespaces and secrets of the installation, hosts, neighbours, controllers."""
+    def start(self, bring_up: Callable[[World], Joining]) -> None:
+        """Namespaces and secrets of the installation, hosts, neighbours (`twin.sim.neighbours`), controllers.
+
+        `bring_up` starts the neighbours and returns the one that DPUs' join loops ask.
+        """
         for name in ("default", KUBE_SYSTEM, self.settings.namespace):
             self.ensure_namespace(name)
         self._installed_secret()
@@ -139,6 +142,10 @@ class World:
         self._hosts_without_kubernetes()
         for manager in self.managers.values():
             manager.start()
+
+    def _boot_ended(self, host: SimHost) -> None:
+        for op in self.boot_waits.pop(host.name, ()):
+            op.succeed()
 
     def ensure_namespace(self, name: str, cluster: ApiServer | None = None) -> None:
         server = cluster or self.host_cluster
