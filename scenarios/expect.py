@@ -14,10 +14,12 @@ Functions: `p50`, `p90`, `p95`, `max_of`, `min_of`, `count`; `peak(outages)`: ho
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from scenarios.measure import unavailability
 from scenarios.result import Expectation, Run
@@ -34,6 +36,29 @@ def judge(expressions: Sequence[str], run: Run) -> list[Expectation]:
         return []
     variables = facts(run)
     return [_judged(e, variables) for e in expressions]
+
+
+def unknown(expression: str) -> str:
+    """Why this CEL expression can never be evaluated: it names what there is not; else ''. Raises ValueError."""
+    program = native().compile(expression)
+    bound = {name for _, name in _BOUND.findall(expression)}
+    for kind, used, known in (("value", program.variables(), {*RECORDS, *VALUES, *_TYPES, *bound}),
+                              ("function", program.functions(), {*FUNCTIONS, *_STANDARD})):
+        for name in used:
+            if name[0].isalpha() and name not in known:
+                near = difflib.get_close_matches(name, known - _TYPES, n=1)
+                return f"unknown {kind} {name}" + (f", did you mean {near[0]}?" if near else "")
+    return ""
+
+
+_BOUND: Final = re.compile(r"\.\s*(all|exists|exists_one|filter|map)\s*\(\s*(\w+)\s*,")
+_TYPES: Final = frozenset(("bool", "bytes", "double", "duration", "int", "list", "map", "null_type", "string",
+                           "timestamp", "type", "uint"))
+_STANDARD: Final = frozenset((
+    "bool", "bytes", "contains", "double", "duration", "dyn", "endsWith", "getDate", "getDayOfMonth", "getDayOfWeek",
+    "getDayOfYear", "getFullYear", "getHours", "getMilliseconds", "getMinutes", "getMonth", "getSeconds", "has", "int",
+    "matches", "max", "min", "size", "startsWith", "string", "timestamp", "type", "uint"))
+"""CEL's own functions, and two that the library adds."""
 
 
 def _judged(expression: str, variables: dict[str, Any]) -> Expectation:
@@ -186,6 +211,12 @@ def _quantile(q: float) -> Callable[[Sequence[float]], float]:
 def _spans(records: Iterable[Mapping[str, Any]]) -> list[SpanRow]:
     return [SpanRow(r["dpu"], r["start_s"], r["end_s"], "") for r in records]
 
+
+VALUES: Final = (
+    "second", "minute", "hour", "dpu_nodes", "objects", "cards", "completion_s", "unavailable", "reboots",
+    "device_changes", "reasons", "converged", "pending", "warnings", "known_issues", "virtual_s", "controllers",
+    "outages", "waits", "faults", "phases")
+"""What `facts` has beside RECORDS."""
 
 FUNCTIONS: dict[str, Any] = {
     "p50": _quantile(0.5), "p90": _quantile(0.9), "p95": _quantile(0.95),

@@ -404,16 +404,15 @@ class Loader:
 
 
 def cel_mistake(expression: str) -> str:
-    """'' if this is a CEL expression, else what is wrong with it, in one line."""
-    from twin.model.cel import native
+    """'' if this is a CEL expression over what a run knows, else what is wrong with it, in one line."""
+    from scenarios.expect import unknown
 
     try:
-        native().compile(expression)
+        return unknown(expression)
     except ValueError as error:
         match = re.search(r"ERROR: <input>:1:(\d+): (.*)", str(error))
         what = f": column {match[1]}: {match[2].partition(' expecting')[0]}" if match else ""
         return f"not a CEL expression{what}"
-    return ""
 
 
 def _warnings(manifests: Sequence[Manifest], steps: Sequence[Step], horizon_s: float) -> tuple[str, ...]:

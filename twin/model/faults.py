@@ -87,7 +87,7 @@ class DmsSlow(_Fault):
 
     kind: Literal["dms-slow"]
     host: Targets
-    factor: Annotated[float, Field(gt=1)]
+    factor: Annotated[float, Field(gt=1, le=1e6)]
 
 
 class DmsError(_Fault):
@@ -166,7 +166,7 @@ class ImageServerSlow(_Fault):
 
     kind: Literal["image-server-slow"]
     server: Targets
-    factor: Annotated[float, Field(gt=1)]
+    factor: Annotated[float, Field(gt=1, le=1e6)]
 
 
 class ImageServerStatus(_Fault):
@@ -230,7 +230,7 @@ class ApiSlow(_Fault):
     """Requests to the host cluster's API server take `factor` times as long."""
 
     kind: Literal["api-slow"]
-    factor: Annotated[float, Field(gt=1)]
+    factor: Annotated[float, Field(gt=1, le=1e6)]
 
 
 class ApiErrors(_Fault):

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from twin.model import timing, units
 from twin.model.timing import Basis, Distribution, Limit, Operation, Profile
@@ -60,6 +69,22 @@ class Moments(_Edge):
     mean: Annotated[Seconds, Field(gt=0)]
     sd: Annotated[Seconds, Field(gt=0)]
 
+    @model_validator(mode="after")
+    def _near(self) -> Moments:
+        if not self.mean / 100 <= self.sd <= self.mean * 100:
+            raise ValueError("sd must be between a hundredth of mean and a hundred times mean "
+                             f"(got mean {self.mean:g}, sd {self.sd:g})")
+        return self
+
+
+def _usable(value: float) -> float:
+    if 0 < value < 1e-6:
+        raise ValueError("must be 0 or at least 0.000001")
+    return value
+
+
+LimitValue = Annotated[float, Field(ge=0, le=1e15), AfterValidator(_usable)]
+
 
 class OperationEntry(_Edge):
     """How long one operation takes (exactly one distribution), how often it fails, and why we think so."""
@@ -99,12 +124,15 @@ DISTRIBUTIONS = ("fixed_s", "uniform_s", "triangular_s", "lognormal_s", "gamma_s
 class LimitEntry(_Edge):
     """A rate, a count or a share."""
 
-    value: Annotated[float, Field(ge=0)]
+    value: LimitValue
     unit: str = ""
     basis: Basis = "expert"
     source: str = ""
     where: str = ""
     latency: bool | None = None
+
+
+_ENTRY_OR_NUMBER = Discriminator(lambda given: "entry" if isinstance(given, dict | LimitEntry) else "number")
 
 
 class TimingFile(_Edge):
@@ -114,7 +142,8 @@ class TimingFile(_Edge):
     name: str = "custom"
     base: str = Field(default="default", description="default, fixed, or a file")
     operations: dict[str, OperationEntry] = {}
-    limits: dict[str, LimitEntry | float] = {}
+    limits: dict[str, Annotated[Annotated[LimitEntry, Tag("entry")] | Annotated[LimitValue, Tag("number")],
+                                _ENTRY_OR_NUMBER]] = {}
 
 
 def distribution(entry: OperationEntry, folder: Path) -> Distribution:

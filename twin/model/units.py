@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 _STEP_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_S: Final = 100 * 365 * 86400.0
 _STEP = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[kKMGTPE]i?B?)?")
@@ -43,6 +44,8 @@ def _checked(value: float) -> float:
         raise ValueError("a duration must be finite")
     if value < 0:
         raise ValueError("a duration must not be negative")
+    if value > LONGEST_S:
+        raise ValueError("a duration must not be longer than 100 years")
     return value
 
 
