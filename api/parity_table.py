@@ -9,7 +9,7 @@ USUAL: Final = 300.0
 NARROW: Final = 40.0
 """Two DPUs of one host finish their installs within one boot of it, not within one poll."""
 
-CI: Final = ("node-labels-in-place", "effect-none", "fault-install-fails-twice", "two-dpu-clusters")
+CI: Final = ("reboot-not-needed", "effect-taint", "node-labels-in-place", "fault-install-fails-twice")
 """The quick ones: they run with every test run."""
 
 PLAYED: Final[Mapping[str, float]] = {
@@ -30,6 +30,12 @@ PLAYED: Final[Mapping[str, float]] = {
     "effect-custom-action": USUAL,
     "hosts-without-kubernetes": USUAL,
     "reboot-power-cycle": USUAL,
+    "scale-down-hosts": USUAL,
+    "effect-taint": USUAL,
+    "reboot-not-needed": USUAL,
+    "dpuset-orphans": USUAL,
+    "fault-dpu-api-down": USUAL,
+    "fault-bridge-missing": USUAL,
     "fault-host-power": USUAL,
 }
 """Scenario -> how many times faster than real its timeline and hardware are on the lab."""
@@ -89,18 +95,18 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
         "wart-first-cluster-only-fixed", "wart-no-throttle-on-create-fixed"), _POLICY),
     **dict.fromkeys((
         "controller-restart-while-ready", "cordoned-host", "deployment-install",
-        "dpuset-orphans", "drain-of-workload", "effect-custom-action-fails",
-        "effect-custom-label", "effect-hold-by-task", "effect-taint", "fault-bfb-file-removed",
-        "fault-bridge-missing", "fault-certificate-late", "fault-dpu-api-down", "fault-image-server-down",
+        "drain-of-workload", "effect-custom-action-fails",
+        "effect-custom-label", "effect-hold-by-task", "fault-bfb-file-removed",
+        "fault-certificate-late", "fault-image-server-down",
         "fault-image-server-slow", "fault-install-fails", "fault-manual-reboot", "fault-network-script",
         "fault-rack-power", "fault-reboot-fails", "fault-webhook-down", "flavor-change",
         "host-lost-and-returned", "issue-26-owned-dpuset-edited",
         "issue-3751863-p0-down", "issue-3917006-mtu-change", "issue-4123204-delete-while-installing",
         "issue-4143309-shared-file-name", "issue-4410218-deployment-effect-edit",
         "issue-4424305-reset-outside-dpf-repaired", "issue-4583693-power-cycle-flag-ignored",
-        "reboot-for-rescan", "reboot-not-needed", "reboot-script",
+        "reboot-for-rescan", "reboot-script",
         "reboot-script-fails", "rolling-update-half", "rolling-update-quarter", "scale-down-by-selector",
-        "scale-down-hosts", "scale-up", "two-leaders", "wart-bfb-replaced-on-volume", "wart-deletes-again",
+        "scale-up", "two-leaders", "wart-bfb-replaced-on-volume", "wart-deletes-again",
         "wart-invalid-details-stay", "wart-joined-by-stale-node", "wart-no-throttle-on-create",
         "wart-node-labels-never-removed", "wart-skipped-reboot", "wart-sweep-of-unavailable"), _ALIKE),
 }

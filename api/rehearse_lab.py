@@ -195,7 +195,10 @@ class LabStory:
         if pace is None or quiet_s > IDLE_S:
             return True
         at_s = self._agenda.next_s
-        return pace.reached(at_s) and (not pace.at_rest(at_s) or (quiet_s > REST_S and not self.pending()))
+        if not pace.reached(at_s):
+            return False
+        # What is pending at rest waits for a fault to end.
+        return not pace.at_rest(at_s) or quiet_s > 2 * REST_S or (quiet_s > REST_S and not self.pending())
 
     def _over(self, pace: Pace | None, at_s: float, quiet_s: float) -> bool:
         if pace is None and at_s >= self.scenario.horizon_s:
