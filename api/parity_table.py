@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 USUAL: Final = 300.0
+QUICK: Final = 600.0
+"""One install, and hours of nothing after it."""
 NARROW: Final = 40.0
 """Two DPUs of one host finish their installs within one boot of it, not within one poll."""
 
@@ -13,7 +15,7 @@ CI: Final = ("reboot-not-needed", "effect-taint", "node-labels-in-place", "fault
 """The quick ones: they run with every test run."""
 
 PLAYED: Final[Mapping[str, float]] = {
-    "node-labels-in-place": USUAL,
+    "node-labels-in-place": QUICK,
     "effect-none": USUAL,
     "fault-install-fails-twice": USUAL,
     "two-dpu-clusters": USUAL,
@@ -45,6 +47,7 @@ _SERVER = "a real API server cannot be told to be slow, to fail or to break its 
 _VOLUME = "a mount that hangs needs a real NFS server"
 _BUDGET = "the real disruption controller computes what a budget allows; the fault holds it"
 _CREDENTIALS = "new credentials for a real API server need a new authority"
+CANNOT: Final = (_SERVER, _VOLUME, _BUDGET, _CREDENTIALS)
 # The comparison would say nothing.
 _SECONDS = "it is about seconds of shared bandwidth, latency and queues, which are not compared"
 _MIDDLE = "it strikes in the middle of something that takes hours there and a second on a lab"
@@ -57,12 +60,13 @@ _ALIKE = "every part that it needs is needed by one that is played"
 
 NOT_PLAYED: Final[Mapping[str, str]] = {
     **dict.fromkeys((
-        "fault-api-errors", "fault-api-slow", "fault-watch-broken", "fault-watch-duplicate",
-        "wart-one-worker-saturated"), _SERVER),
+        "fault-api-errors", "fault-api-slow", "fault-watch-broken", "fault-watch-duplicate"),
+        _SERVER),
     **dict.fromkeys(("issue-4123204-nfs-down-deletion", "issue-4123204-nfs-down-install"), _VOLUME),
     "wart-pdb-blocks-drain": _BUDGET,
     **dict.fromkeys(("wart-kubeconfig-rotated", "wart-kubeconfig-rotated-fixed"), _CREDENTIALS),
-    **dict.fromkeys(("shared-links", "fault-dms-slow", "drain-slots", "wart-black-holed-dms"), _SECONDS),
+    **dict.fromkeys(("shared-links", "fault-dms-slow", "drain-slots", "wart-black-holed-dms",
+                     "wart-one-worker-saturated"), _SECONDS),
     **dict.fromkeys(("issue-4413138-duplicate-suffix", "issue-4413138-duplicate-suffix-fixed"), _SOON),
     **dict.fromkeys((
         "fault-dms-refused", "controller-restart-while-rebooting", "wart-any-reboot-counts", "fault-api-down",

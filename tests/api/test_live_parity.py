@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from api import parity
-from api.parity_table import CI, NOT_PLAYED, PLAYED
+from api.lab_steps import Unplayable, check
+from api.parity_table import CANNOT, CI, NOT_PLAYED, PLAYED
 from api.rehearse_lab import LabStory
 from reports.diff_runs import diff, history
 from reports.folder import read, write
@@ -58,6 +59,19 @@ def test_every_library_scenario_is_played_or_it_is_said_why_not() -> None:
     assert set(PLAYED) | set(NOT_PLAYED) == library
     assert not set(PLAYED) & set(NOT_PLAYED)
     assert set(CI) <= set(PLAYED)
+
+
+@pytest.mark.slow
+def test_a_lab_refuses_what_real_parts_cannot_be_told_to_do_and_nothing_else() -> None:
+    refused = {}
+    for path in LIBRARY.glob("*.yaml"):
+        try:
+            check(load_scenario(path))
+        except Unplayable as no:
+            refused[path.stem] = str(no)
+    assert set(refused) == {name for name, why in NOT_PLAYED.items() if why in CANNOT}
+    assert refused["fault-api-slow"].endswith(
+        "--world lab: fault api-slow is not played: a real API server is as fast as it is")
 
 
 def test_what_tells_of_waiting_is_left_out_and_nothing_else() -> None:

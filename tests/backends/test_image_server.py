@@ -70,3 +70,16 @@ def test_a_download_takes_the_time_of_the_nominal_file(volume: LiveVolume, proxy
     started = time.monotonic()
     assert fetched(volume, URL).error is None
     assert time.monotonic() - started >= 0.3
+
+
+def test_a_slow_server_takes_so_many_times_as_long_and_another_file_comes_under_the_asked_name(
+        volume: LiveVolume, proxy: ImageProxy) -> None:
+    proxy._paced = lambda server: 100.0
+    proxy.slow["bfb"] = 30.0
+    started = time.monotonic()
+    assert fetched(volume, URL).error is None
+    assert time.monotonic() - started >= 0.3
+    proxy.slow.clear()
+    proxy.instead["bfb"] = "bf-bundle-2.9.1-40.bfb"
+    assert fetched(volume, URL).error is None
+    assert volume.versions("/bfb/a.bfb")["doca"] == "2.9.1"
