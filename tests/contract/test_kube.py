@@ -57,8 +57,8 @@ class SimWorld(World):
     def __init__(self, space: str) -> None:
         self.env = TwinEnvironment()
         self.env.run(3600 * SECOND)
-        self.server = ApiServer(self.env, Trace())
-        super().__init__(SimKube(Cache(self.server), Meter("test")), space)
+        self.server = ApiServer(self.env, Trace(), follow_managers=True)
+        super().__init__(SimKube(Cache(self.server), Meter("dpf-twin")), space)
         self.kube.create(Namespace(metadata=ObjectMeta(name=space)))
         for kind in KINDS:
             self.server.observers.setdefault(kind, []).append(self._observe)
@@ -76,7 +76,7 @@ class LiveWorld(World):
     """Events are taken from a raw watch: an informer tells its callbacks less than the server said."""
 
     def __init__(self, cluster: Cluster, space: str) -> None:
-        super().__init__(LiveKube(cluster, "test"), space)
+        super().__init__(LiveKube(cluster, "dpf-twin"), space)
         self.cluster = cluster
 
     def settle(self) -> None:
@@ -335,8 +335,50 @@ def deletes(draw: st.DrawFn) -> Op:
     return Op(f"delete {kind.KIND} {name} {'of this uid' if age is not None else ''}", delete)
 
 
-OPERATIONS = st.lists(st.one_of(creates(), creates(), reads(), updates(), updates(), statuses(), patches(), deletes()),
-                      min_size=1, max_size=15)
+@st.composite
+def deletes_with_dependents(draw: st.DrawFn) -> Op:
+    """No random object has dependents, so what the garbage collector does with it is over in a moment: wait for it."""
+    kind, name, propagation = draw(WHICH), draw(NAMES), draw(st.sampled_from(["Foreground", "Orphan"]))
+
+    def delete(s: Session) -> Any:
+        key = Key(s.world.space, name)
+        s.world.kube.delete(kind, key, propagation=propagation)
+        eventually(s.world, lambda: not any(
+            o.key == key and set(o.metadata.finalizers) & {"foregroundDeletion", "orphan"}
+            for o in s.world.kube.list_live(kind, s.world.space)))
+        return "deleted"
+
+    return Op(f"delete {kind.KIND} {name} {propagation}", delete)
+
+
+NAMED = {"dpuNodeName": "node-1", "dpuDeviceName": "device-1", "bfb": "bfb-1"}
+CONFIGURATIONS: dict[type[Object], tuple[dict[str, Any], ...]] = {
+    ConfigMap: ({"data": {"k": "v"}}, {"data": {"k": "w"}}, {"data": {"l": "x"}}, {}, {"binaryData": {"b": "eA=="}}),
+    DpuDevice: ({"spec": {"pciAddress": "0000-2b-00"}}, {"spec": {"psid": "MT_0000000001"}},
+                {"spec": {"psid": "MT_0000000002"}}, {"spec": {}}, {"spec": {"nonsense": 1}}),
+    Dpu: tuple({"spec": spec} for spec in (
+        NAMED, {**NAMED, "cluster": {"nodeLabels": {"n": "1"}}}, {**NAMED, "bfb": "bfb-2"},
+        {**NAMED, "cluster": {"nodeLabels": {"n": "2", "m": "1"}}}, {"cluster": {"nodeLabels": {"n": "3"}}})),
+}
+
+
+@st.composite
+def applies(draw: st.DrawFn) -> Op:
+    kind, name, which = draw(WHICH), draw(NAMES), draw(st.integers(0, 4))
+    manager, force, labels = draw(st.sampled_from(["one", "two"])), draw(st.booleans()), draw(LABELS)
+
+    def apply(s: Session) -> Any:
+        meta = {"name": name, "namespace": s.world.space, **({"labels": labels} if labels else {})}
+        return s.world.kube.apply({"apiVersion": kind.api_version(), "kind": kind.KIND, "metadata": meta,
+                                   **CONFIGURATIONS[kind][which]}, manager, force=force)
+
+    return Op(f"{manager} applies {kind.KIND} {name} {labels} {CONFIGURATIONS[kind][which]} "
+              f"{'by force' if force else ''}", apply)
+
+
+OPERATIONS = st.lists(st.one_of(
+    creates(), creates(), reads(), updates(), updates(), statuses(), patches(), deletes(), deletes_with_dependents(),
+    applies(), applies()), min_size=1, max_size=15)
 
 
 @settings(max_examples=SEQUENCES, deadline=None, derandomize=SEQUENCES == 300,

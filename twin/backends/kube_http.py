@@ -59,8 +59,8 @@ def error_of(code: int, body: bytes) -> ApiError:
         told = "the server could not find the requested resource" if code == 404 else body.decode(errors="replace")
         status = Status(message=told.strip(), code=code)
     cls = _BY_REASON.get(status.reason) or _BY_CODE.get(code) or (Unavailable if code in _OVERLOAD else ApiError)
-    return cls(status.message or "unknown", code=status.code or code, reason=status.reason or None,
-               details=status.details)
+    named = status.reason or (None if cls is not ApiError else "")  # some answers of 500 give none
+    return cls(status.message or "unknown", code=status.code or code, reason=named, details=status.details)
 
 
 class TokenBucket:
