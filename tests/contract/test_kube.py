@@ -52,6 +52,9 @@ class World:
         """Wait until every change so far was seen and owners' dependents were collected."""
         raise NotImplementedError
 
+    def json_patch(self, kind: type[Object], key: Key, operations: list[dict[str, Any]]) -> Object:
+        raise NotImplementedError
+
 
 class SimWorld(World):
     def __init__(self, space: str) -> None:
@@ -71,13 +74,20 @@ class SimWorld(World):
     def settle(self) -> None:
         self.env.run(self.env.now + 60 * SECOND)
 
+    def json_patch(self, kind: type[Object], key: Key, operations: list[dict[str, Any]]) -> Object:
+        return self.server.json_patch(kind, key, operations, "dpf-twin", self.env.now)
+
 
 class LiveWorld(World):
     """Events are taken from a raw watch: an informer tells its callbacks less than the server said."""
 
     def __init__(self, cluster: Cluster, space: str) -> None:
-        super().__init__(LiveKube(cluster, "dpf-twin"), space)
+        self.live = LiveKube(cluster, "dpf-twin")
+        super().__init__(self.live, space)
         self.cluster = cluster
+
+    def json_patch(self, kind: type[Object], key: Key, operations: list[dict[str, Any]]) -> Object:
+        return self.live.json_patch(kind, key, operations)
 
     def settle(self) -> None:
         """The last object of each kind that is created now is the last that is seen."""
@@ -324,6 +334,25 @@ def patches(draw: st.DrawFn) -> Op:
 
 
 @st.composite
+def json_patches(draw: st.DrawFn) -> Op:
+    kind, name = draw(WHICH), draw(NAMES)
+    operations = draw(st.lists(st.sampled_from([
+        {"op": "add", "path": "/metadata/labels", "value": {"rack": "r1"}},
+        {"op": "add", "path": "/metadata/labels/role", "value": "r2"},
+        {"op": "replace", "path": "/metadata/labels/rack", "value": "r2"},
+        {"op": "remove", "path": "/metadata/labels/rack"},
+        {"op": "test", "path": "/metadata/labels/rack", "value": "r2"},
+        {"op": "add", "path": "/metadata/finalizers", "value": ["example.com/a"]},
+        {"op": "add", "path": "/metadata/finalizers/-", "value": "example.com/b"},
+        {"op": "remove", "path": "/metadata/finalizers/0"},
+        {"op": "copy", "from": "/metadata/labels/rack", "path": "/metadata/labels/role"},
+        {"op": "move", "from": "/metadata/labels/role", "path": "/metadata/labels/rack"},
+    ]), min_size=1, max_size=3))
+    return Op(f"JSON patch {kind.KIND} {name} {operations}",
+              lambda s: s.world.json_patch(kind, Key(s.world.space, name), operations))
+
+
+@st.composite
 def deletes(draw: st.DrawFn) -> Op:
     kind, name, age = draw(WHICH), draw(NAMES), draw(st.sampled_from([None, 0]))
 
@@ -377,8 +406,8 @@ def applies(draw: st.DrawFn) -> Op:
 
 
 OPERATIONS = st.lists(st.one_of(
-    creates(), creates(), reads(), updates(), updates(), statuses(), patches(), deletes(), deletes_with_dependents(),
-    applies(), applies()), min_size=1, max_size=15)
+    creates(), creates(), reads(), updates(), updates(), statuses(), patches(), json_patches(), deletes(),
+    deletes_with_dependents(), applies(), applies()), min_size=1, max_size=15)
 
 
 @settings(max_examples=SEQUENCES, deadline=None, derandomize=SEQUENCES == 300,
