@@ -179,3 +179,22 @@ def test_a_host_that_reboots_takes_its_sockets_and_vfs_with_it(bench: Bench) -> 
     eventually(lambda: sysfs.number_of_vfs(f"{pci}.0") == 4)
     eventually(lambda: servers[f"dms/{host.name}"].serving)
     assert commands.uptime_s(bench.dms.get(bench.target(1), commands.UPTIME)) < 86_400
+
+
+def test_a_black_hole_takes_the_place_of_dms_and_gives_it_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = bench.fleet.hosts[0]
+    machine = bench.hardware.machines.machine(host.name)
+    assert machine is not None
+    machine.start_dmsd()
+    servers = bench.hardware.switches.servers
+    eventually(lambda: servers[f"dms/{host.name}"].serving)
+    bench.hardware.world.call(lambda: bench.hardware.dms.unreachable(host.name, "black-hole"))
+    eventually(lambda: servers[f"hole/{host.name}"].serving)
+    with monkeypatch.context() as patch:
+        patch.setattr("twin.backends.dms.DIAL_S", 0.5)
+        with pytest.raises(RpcError, match=r"9339: i/o timeout$"):
+            bench.dms.dial(bench.target())
+    bench.hardware.world.call(lambda: bench.hardware.dms.unreachable(host.name, ""))
+    eventually(lambda: servers[f"dms/{host.name}"].serving)
+    bench.dms.dial(bench.target())
+    assert bench.said == []
