@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -567,3 +567,53 @@ def test_events_are_counted_combined_and_cut_off_alike(typed_cluster: Cluster, w
     assert results[1] == results[0]
     assert [(r[2], r[3]) for r in results[0] if r[3] > 1] == [
         ("(combined from similar events): reason 23", 8), ("reason 0", 9)]
+
+
+class Racks:
+    """A view: the names of DPUs in a rack of a namespace, by their label."""
+
+    kinds = (Dpu,)
+
+    def __init__(self) -> None:
+        self.names: dict[tuple[str, str], set[str]] = {}
+
+    def of(self, space: str, rack: str) -> list[str]:
+        return sorted(self.names.get((space, rack), ()))
+
+    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
+        touched = []
+        for obj, there in ((old, False), (new, True)):
+            if obj is not None:
+                place = (obj.metadata.namespace, obj.metadata.labels.get("rack", ""))
+                names = self.names.setdefault(place, set())
+                names.add(obj.metadata.name) if there else names.discard(obj.metadata.name)
+                touched.append(place)
+        return touched
+
+
+def test_caches_and_views_come_to_show_what_the_server_has(typed_cluster: Cluster, watching: Watching) -> None:
+    for world in both(typed_cluster, watching):
+        kube, space = world.kube, world.space
+
+        def shown(rack: str, world: World = world) -> tuple[list[str], list[str]]:
+            listed = sorted(d.metadata.name for d in world.kube.list(Dpu, world.space, {"rack": rack}))
+            return world.kube.view(Racks, (world.space, rack)).of(world.space, rack), listed
+
+        def become(rack: str, *names: str, world: World = world) -> None:
+            eventually(world, lambda: shown(rack, world) == (list(names), list(names)))
+
+        assert shown("r1") == ([], [])
+        made = [kube.create(placed(dpu(name, labels={"rack": "r1", "role": name}), space)) for name in "abc"]
+        become("r1", "a", "b", "c")
+        eventually(world, lambda world=world: [
+            d.metadata.name for d in world.kube.list(Dpu, world.space, {"rack": "r1", "role": "b"})] == ["b"])
+        kube.patch(Dpu, made[1].key, {"metadata": {"labels": {"rack": "r2"}}})
+        become("r1", "a", "c")
+        become("r2", "b")
+        kube.delete(Dpu, made[0].key)
+        become("r1", "c")
+        assert kube.get(Dpu, made[0].key) is None
+        cached = kube.get(Dpu, made[2].key)
+        assert cached is not None
+        assert cached.metadata.uid == made[2].metadata.uid
+        assert {d.metadata.name for d in kube.list(Dpu, space)} == {"b", "c"}
