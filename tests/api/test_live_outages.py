@@ -159,13 +159,14 @@ def played() -> Iterator[Played]:
         played.story.close()
 
 
-def outage(played: Played, host: str, seconds: float) -> None:
+def outage(played: Played, *hosts: str, seconds: float = 3.0) -> None:
     """dmsd ends and comes again, as when the kubelet starts its container anew."""
-    played.dms(host, on=False)
-    eventually(lambda: not played.serving(host))
-    time.sleep(seconds)
-    played.dms(host, on=True)
-    eventually(lambda: played.serving(host))
+    assert hosts
+    for on in (False, True):
+        for host in hosts:
+            played.dms(host, on=on)
+        eventually(lambda on=on: all(played.serving(host) is on for host in hosts))
+        time.sleep(0.0 if on else seconds)
 
 
 def test_a_rollout_goes_on_when_dms_ends_while_it_receives_the_image(played: Played) -> None:
@@ -174,7 +175,7 @@ def test_a_rollout_goes_on_when_dms_ends_while_it_receives_the_image(played: Pla
     try:
         eventually(lambda: look.phases().get(DPUS[0]) == Phase.OS_INSTALLING, says=lambda: str(look.phases()))
         assert played.installs()[DPUS[0]] == 0
-        outage(played, "worker1", 2.0)
+        outage(played, "worker1")
         assert played.finish().pending == []
         assert look.phases() == READY
         assert played.installs() == dict.fromkeys(DPUS, 1)
@@ -187,7 +188,7 @@ def test_a_rollout_goes_on_when_dms_ends_under_an_install(played: Played) -> Non
     look = Look(played.story.lab)
     try:
         eventually(lambda: played.card(DPUS[0]).device.doing == "os-install", says=lambda: str(look.phases()))
-        outage(played, "worker1", 1.0)
+        outage(played, "worker1")
         assert played.finish().pending == []
         assert look.phases() == READY
         assert played.installs() == {DPUS[0]: 2, DPUS[1]: 1}
@@ -196,13 +197,29 @@ def test_a_rollout_goes_on_when_dms_ends_under_an_install(played: Played) -> Non
         look.close()
 
 
-@pytest.mark.parametrize("phase", [Phase.INITIALIZE_INTERFACE, Phase.REBOOTING, Phase.HOST_NETWORK_CONFIGURATION])
+def test_a_dpu_waits_in_initialize_interface_for_a_dms_that_is_away(played: Played) -> None:
+    look = Look(played.story.lab)
+    try:
+        eventually(lambda: set(look.phases().values()) == {Phase.NODE_EFFECT}, says=lambda: str(look.phases()))
+        for host in ("worker1", "worker2"):
+            played.dms(host, on=False)
+        eventually(lambda: set(look.phases().values()) == {Phase.INITIALIZE_INTERFACE},
+                   says=lambda: str(look.phases()))
+        for host in ("worker1", "worker2"):
+            played.dms(host, on=True)
+        assert played.finish().pending == []
+        assert look.phases() == READY
+        assert played.installs() == dict.fromkeys(DPUS, 1)
+    finally:
+        look.close()
+
+
+@pytest.mark.parametrize("phase", [Phase.REBOOTING, Phase.HOST_NETWORK_CONFIGURATION])
 def test_a_rollout_goes_on_when_dms_ends_in(played: Played, phase: str) -> None:
     look = Look(played.story.lab)
     try:
-        eventually(lambda: beyond(look.phases(), phase), says=lambda: str(look.phases()))
-        for host in ("worker1", "worker2"):
-            outage(played, host, 3.0)
+        eventually(lambda: phase in look.phases().values(), says=lambda: str(look.phases()))
+        outage(played, *(dpu.partition("-")[0] for dpu, now in look.phases().items() if now == phase))
         assert played.finish().pending == []
         assert look.phases() == READY
         assert played.installs() == dict.fromkeys(DPUS, 1)
