@@ -6,6 +6,7 @@ stdout carries the answer only, stderr progress and notes.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ Cluster = Annotated[str, typer.Option("--cluster", help="A DPU cluster; the host
 
 def main() -> None:
     """The entry point of the console script."""
+    if sys.stdout is None:  # closed by the caller: the answer goes nowhere
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open for the life of the process
     sys.exit(call(sys.argv[1:]))
 
 
@@ -66,6 +69,12 @@ def call(arguments: list[str]) -> int:
     except BrokenPipeError:  # `dpf-twin get ... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        note(f"stdout: {(error.strerror or str(error)).lower()}")
+        return 2
     except Exception as error:
         told = _told(error)
         if told is None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from api.output import Refused, note
+from twin.model.units import duration
 
 if TYPE_CHECKING:
     from scenarios.base import Scenario
@@ -112,32 +115,69 @@ def rehearse(request: Request) -> int:
     if request.verbose:
         for name in scenario.inputs:
             note(f"read {name}")
-    runs, interrupted = _runs(request, scenario, record)
-    if not runs:
-        note("interrupted: no replication was finished, nothing was written")
-        return 130
     from scenarios.result import summarise
 
-    summary = summarise(runs)
-    folder = write(runs, summary, out, record=record, report=request.report)
+    with CtrlC(patient=request.jobs == 1 or scenario.replications == 1) as stop:
+        runs = _runs(request, scenario, record, stop)
+        if not runs:
+            note("interrupted: no replication was finished, nothing was written")
+            return 130
+        stop.patient = True
+        summary = summarise(runs)
+        folder = write(runs, summary, out, record=record, report=request.report)
     _print(summary, request)
     if not request.quiet:
         _notes(summary, folder, request)
-    if interrupted:
-        note(f"interrupted: {len(runs)} of {scenario.replications} replications were finished and kept in {folder}")
+    if stop.pressed:
+        note(f"interrupted: {_kept(runs, scenario.replications)} kept in {folder}")
         return 130
     return 0 if summary.converged and all(e.holds for e in summary.expectations) else 1
 
 
-def _runs(request: Request, scenario: Scenario, record: frozenset[str]) -> tuple[list[Run], bool]:
-    """The finished replications in order, and whether somebody pressed Ctrl-C before the last."""
+class CtrlC:
+    """What Ctrl-C does while it is entered: patient, the first press is only noted; every other press interrupts."""
+
+    def __init__(self, *, patient: bool) -> None:
+        self.patient = patient
+        self.pressed = False
+        self._before: Any = None
+
+    def __enter__(self) -> CtrlC:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, *_: object) -> None:
+        again, self.pressed = self.pressed, True
+        if again or not self.patient:
+            raise KeyboardInterrupt
+        note("keeping what was run so far; Ctrl-C once more drops it")
+
+
+def _kept(runs: list[Run], replications: int) -> str:
+    if runs[0].cut:
+        return f"the first {duration(runs[0].virtual_s)} of virtual time are"
+    if replications == 1:
+        return "the run was finished and is"
+    return f"{len(runs)} of {replications} replications were finished and"
+
+
+def _runs(request: Request, scenario: Scenario, record: frozenset[str], stop: CtrlC) -> list[Run]:
+    """The finished replications in order. Of one that Ctrl-C found without any before it, what had happened by then."""
     from reports.progress import Progress
     from scenarios.replicate import Interrupted, replicate
 
-    n, ended, interrupted = scenario.replications, 0, False
+    n, ended = scenario.replications, 0
     with Progress(enabled=request.progress, horizon_s=scenario.horizon_s, label=scenario.name) as line:
 
         def going_on(_: int, story: Story) -> None:
+            if stop.pressed and ended:
+                raise KeyboardInterrupt
+            story.cut = stop.pressed
             if line.due:
                 line.update(story.world.env.now_s, story.world.trace.phase_now().values())
 
@@ -146,14 +186,16 @@ def _runs(request: Request, scenario: Scenario, record: frozenset[str]) -> tuple
             ended += 1
             line.update(run.virtual_s, run.trace.phase_now().values())
             line.begin(f"{scenario.name}, {ended} of {n} finished")
+            if stop.pressed and ended < n:
+                raise KeyboardInterrupt
 
         try:
             runs = replicate(scenario, jobs=request.jobs, record=record, progress=going_on, finished=finished)
-        except Interrupted as stop:
-            runs, interrupted = stop.runs, True
+        except Interrupted as early:
+            stop.pressed, runs = True, early.runs
     for run in runs:
         run.command = command_line(request, scenario)
-    return runs, interrupted
+    return runs
 
 
 def _print(summary: Summary, request: Request) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from reports.folder import RunFolder
+from reports.folder import FolderError, RunFolder
 
 Json = dict[str, Any]
 
@@ -92,31 +92,37 @@ class History:
 
 
 def history(folder: RunFolder) -> History:
-    """Raises: FolderError when objects were not recorded."""
+    """Raises: FolderError when objects were not recorded, or what was is damaged."""
     out = History()
     for line in folder.object_lines():
-        record = json.loads(line)
-        manifest = record["object"]
-        if manifest["kind"] not in (NEIGHBOURS if record["cluster"] else (*KINDS, *NEIGHBOURS)):
-            continue
-        meta = manifest["metadata"]
-        name = f"{manifest['kind']} {meta.get('namespace', '')}/{meta['name']}"
-        if record["cluster"]:
-            name += f" of {record['cluster']}"
-        if record["op"] == "DELETED":
-            out.final.pop(name, None)
-        else:
-            out.final[name] = plain(manifest)
-        if manifest["kind"] in _FIRST:
-            status = manifest.get("status") or {}
-            phase = GONE if record["op"] == "DELETED" else status.get("phase") or _FIRST[manifest["kind"]]
-            conditions = [(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
-                          for c in status.get("conditions") or ()]
-            if manifest["kind"] == "DPU":
-                out.see(meta["name"], phase, conditions, float(record["t_s"]))
-            else:
-                out.hear(name, phase, conditions, float(record["t_s"]))
+        try:
+            _note(out, json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FolderError(f"{folder.path / 'objects'}: damaged: not an object version ({error!r})") from error
     return out
+
+
+def _note(out: History, record: Json) -> None:
+    manifest = record["object"]
+    if manifest["kind"] not in (NEIGHBOURS if record["cluster"] else (*KINDS, *NEIGHBOURS)):
+        return
+    meta = manifest["metadata"]
+    name = f"{manifest['kind']} {meta.get('namespace', '')}/{meta['name']}"
+    if record["cluster"]:
+        name += f" of {record['cluster']}"
+    if record["op"] == "DELETED":
+        out.final.pop(name, None)
+    else:
+        out.final[name] = plain(manifest)
+    if manifest["kind"] in _FIRST:
+        status = manifest.get("status") or {}
+        phase = GONE if record["op"] == "DELETED" else status.get("phase") or _FIRST[manifest["kind"]]
+        conditions = [(c["type"], c["status"], c.get("reason", ""), c.get("message", ""))
+                      for c in status.get("conditions") or ()]
+        if manifest["kind"] == "DPU":
+            out.see(meta["name"], phase, conditions, float(record["t_s"]))
+        else:
+            out.hear(name, phase, conditions, float(record["t_s"]))
 
 
 def plain(manifest: Json) -> Json:

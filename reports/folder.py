@@ -53,7 +53,7 @@ def write(runs: Sequence[Run], summary: Summary, out_dir: Path, *, record: froze
         _fill(runs, summary, temporary, record, report)
         _swap(temporary, out_dir)
     except OSError as error:
-        raise FolderError(f"{error.filename or out_dir}: cannot write the run folder: "
+        raise FolderError(f"{out_dir}: cannot write the run folder: "
                           f"{(error.strerror or str(error)).lower()}") from error
     except ModuleNotFoundError as error:
         raise FolderError(f"{out_dir}: cannot write the run folder: the Python package {error.name} is missing; "
@@ -180,13 +180,17 @@ class RunFolder:
         return _read_json(self.path / "summary.json")
 
     def table(self, name: str) -> pyarrow.Table:
-        """A Parquet table. Raises: FolderError when the run was written without a report."""
+        """A Parquet table. Raises: FolderError when the run was written without a report, or it is damaged."""
+        import pyarrow
         from pyarrow import parquet
 
         path = self.path / f"{name}.parquet"
         if not path.exists():
             raise FolderError(f"{path}: missing; the run was written with --no-report")
-        return parquet.read_table(path)
+        try:
+            return parquet.read_table(path)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise FolderError(f"{path}: damaged: {str(error).partition(chr(10))[0]}") from error
 
     def trace_lines(self) -> Iterator[bytes]:
         """Raises: FolderError when the trace was not recorded."""
@@ -204,13 +208,15 @@ class RunFolder:
                               if what == "objects" else
                               f"{self.path}: the trace was not recorded; run again with --record {what}")
         try:
-            with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as reader:
-                rest = b""
-                while chunk := reader.read(1 << 20):
-                    *lines, rest = (rest + chunk).split(b"\n")
+            with path.open("rb") as file:
+                whole, rest = zstandard.ZstdDecompressor().decompressobj(), b""
+                while not whole.eof and (chunk := file.read(1 << 17)):
+                    *lines, rest = (rest + whole.decompress(chunk)).split(b"\n")
                     yield from lines
-                if rest:
-                    yield rest
+            if not whole.eof:
+                raise FolderError(f"{path}: damaged: it is cut short")
+            if rest:
+                yield rest
         except zstandard.ZstdError as error:
             raise FolderError(f"{path}: damaged: {error}") from error
 
@@ -230,9 +236,9 @@ def read(run_dir: Path) -> RunFolder:
         if marker.get("format") != FORMAT or _minor(version) != _minor(VERSION):
             raise FolderError(f"{run_dir}: run folder of another version: written by dpf-twin {version} "
                               f"(format {marker.get('format', '?')}), this is {VERSION} (format {FORMAT})")
-    missing = [key for key in ("epoch_s", "virtual_s", "recorded") if key not in marker]
-    if missing:
-        raise FolderError(f"{run_dir / MARKER}: damaged: {', '.join(missing)} missing")
+    for key, type_ in (("epoch_s", int | float), ("virtual_s", int | float), ("recorded", list)):
+        if not isinstance(marker.get(key), type_):
+            raise FolderError(f"{run_dir / MARKER}: damaged: no usable {key}")
     return RunFolder(run_dir, marker)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from reports.columns import columns, table
-from reports.folder import RunFolder
+from reports.folder import FolderError, RunFolder
 from twin.model.kinds import KINDS, from_manifest
 from twin.model.meta import Object
 
@@ -83,14 +83,17 @@ _full: Final = msgspec.json.Decoder(_Full)
 def objects_at(folder: RunFolder, at_s: float, wanted: Callable[[str, str], bool], cluster: str = "") -> list[Json]:
     """The objects that existed at `at_s`, by namespace and name. `wanted` is asked with apiVersion and kind.
 
-    Raises: FolderError when objects were not recorded.
+    Raises: FolderError when objects were not recorded.  QueryError when the run never had such a cluster.
     """
     last: dict[tuple[str, str, str, str], bytes | None] = {}
     asked: dict[tuple[str, str], bool] = {}
-    for line in folder.object_lines():
-        head = _head.decode(line)
+    clusters: dict[str, None] = {"": None}
+    for head, line in _versions(folder):
+        clusters[head.cluster] = None
         if head.t_s > at_s:
-            break
+            if cluster in clusters:
+                break
+            continue
         of = head.object
         kind = of.api_version, of.kind
         if kind not in asked:
@@ -98,16 +101,28 @@ def objects_at(folder: RunFolder, at_s: float, wanted: Callable[[str, str], bool
         if asked[kind] and head.cluster == cluster:
             key = (*kind, of.metadata.namespace, of.metadata.name)
             last[key] = None if head.op == "DELETED" else line
+    if cluster not in clusters:
+        raise QueryError(f"--cluster: no such DPU cluster, the run has {', '.join(c for c in clusters if c) or 'none'} "
+                         f"(got {cluster})")
     return [_complete(_full.decode(line).object) for _, line in sorted(last.items()) if line is not None]
 
 
 def kinds_in(folder: RunFolder) -> dict[str, str]:
     """Kind -> apiVersion of everything the run holds."""
     out: dict[str, str] = {}
-    for line in folder.object_lines():
-        head = _head.decode(line).object
-        out.setdefault(head.kind, head.api_version)
+    for head, _ in _versions(folder):
+        out.setdefault(head.object.kind, head.object.api_version)
     return out
+
+
+def _versions(folder: RunFolder) -> Iterator[tuple[_Line, bytes]]:
+    """Every object version: what says which one it is, and the whole line. Raises FolderError."""
+    for line in folder.object_lines():
+        try:
+            head = _head.decode(line)
+        except msgspec.DecodeError as error:
+            raise FolderError(f"{folder.path / 'objects'}: damaged: {error}") from error
+        yield head, line
 
 
 def _complete(manifest: Json) -> Json:

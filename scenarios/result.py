@@ -67,6 +67,8 @@ class Run:
     events: int = 0
     """Events of the simulation kernel."""
     converged: bool = True
+    cut: bool = False
+    """Somebody ended the observation before it was over."""
     pending: list[str] = field(default_factory=list)
     """What has not reached what was asked, in words."""
     warnings: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from twin.model.meta import Key, Object, replace
 from twin.model.mistakes import BadInput, Mistake
 from twin.model.provisioning import Phase
 from twin.model.timing import Basis, Timing
+from twin.model.units import duration
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
 from twin.sim.faults import begin
@@ -73,6 +74,8 @@ class Story:
             scenario.fleet, timing, trace, CONTROLLERS, webhooks=Webhooks(WEBHOOKS), policies=scenario.policies,
             settings=settings(timing, seed), options=options)
         self.kubectl = Kubectl(self.world)
+        self.cut = False
+        """Set from outside: the observation ends at the next look at whether the run is over."""
         self._people = 0
         self.last_step_s = max((s.at_s + (s.for_s or 0.0) for s in scenario.timeline), default=0.0)
 
@@ -90,6 +93,8 @@ class Story:
             env.run(until=min(env.now + ns(SLICE_S), horizon))
             if progress is not None:
                 progress(self, time.perf_counter() - began)
+            if self.cut:
+                break
             if trace.records != seen:
                 seen, quiet_since = trace.records, env.now
             quiet_s = env.now_s - max(quiet_since / SECOND, self.last_step_s)
@@ -197,11 +202,14 @@ class Story:
     def result(self, end_s: float, replication: int, wall_s: float) -> Run:
         world = self.world
         words = self.pending()
+        if self.cut:
+            words = [f"the run was interrupted after {duration(end_s)} of virtual time", *words]
         clusters = {"": world.host_cluster, **{str(k): s for k, s in world.dpu_clusters.items()}}
         run = Run(
             scenario=self.scenario.name, seed=self.seed, replication=replication, trace=world.trace,
             policies=self.scenario.policies, epoch_s=EPOCH, virtual_s=end_s, wall_s=wall_s, events=world.env.executed,
-            converged=not words, pending=words, warnings=self.warnings, reconciles=list(self._reconciles()),
+            converged=not words, cut=self.cut, pending=words, warnings=self.warnings,
+            reconciles=list(self._reconciles()),
             objects={name: [o for r in server.resources() for o in server.table(r).values()]
                      for name, server in clusters.items()},
             cards=[card(d) for d in world.hosts.dpus.values()], reasons=world.chronicle.reasons,

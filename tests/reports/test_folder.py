@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from reports import folder
-from reports.folder import FolderError, read, write
+from reports.diff_runs import history
+from reports.folder import FolderError, RunFolder, read, write
+from reports.look import kinds_in
 from scenarios.result import TABLES, Run, Summary, summarise
 
 pytest.importorskip("pyarrow")
+zstandard = pytest.importorskip("zstandard")
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +198,8 @@ def test_a_patch_release_reads_folders_of_its_minor(small: Path) -> None:
     (lambda p: (p / "run.json").unlink(), "not a run folder"),
     (lambda p: (p / "summary.json").unlink(), "no such file"),
     (lambda p: (p / "summary.json").write_bytes(b"\xff\xfe"), "damaged"),
+    (lambda p: (p / "run.json").write_text(json.dumps(
+        json.loads((p / "run.json").read_text()) | {"virtual_s": None})), "damaged: no usable virtual_s"),
     (shutil.rmtree, "no such run folder"),
 ])
 def test_a_damaged_folder_is_one_clear_line(small: Path, spoil: Callable[[Path], object], says: str) -> None:
@@ -223,6 +228,30 @@ def test_a_cut_off_history_is_a_clear_error(small: Path) -> None:
 
     with pytest.raises(FolderError, match="damaged"):
         list(read(small).object_lines())
+
+
+def test_a_history_that_is_cut_short_is_no_shorter_history(small: Path) -> None:
+    path = small / "objects" / "history.jsonl.zst"
+    path.write_bytes(path.read_bytes()[:-20])
+
+    with pytest.raises(FolderError, match="cut short"):
+        list(read(small).object_lines())
+
+
+@pytest.mark.parametrize("look", [kinds_in, history])
+def test_a_history_of_something_else_is_a_clear_error(small: Path, look: Callable[[RunFolder], object]) -> None:
+    path = small / "objects" / "history.jsonl.zst"
+    path.write_bytes(zstandard.compress(b'{"a": 1}\n'))
+
+    with pytest.raises(FolderError, match="objects: damaged"):
+        look(read(small))
+
+
+def test_a_damaged_table_is_a_clear_error(small: Path) -> None:
+    (small / "phases.parquet").write_bytes(b"PAR1 and nothing else PAR1")
+
+    with pytest.raises(FolderError, match=r"phases.parquet: damaged"):
+        read(small).table("phases")
 
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(

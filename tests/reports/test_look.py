@@ -143,6 +143,11 @@ def test_yaml_says_the_same_as_json(run: RunFolder) -> None:
         get(run, Query(kind="dpu", all_namespaces=True, output="json")).out)
 
 
+def test_a_cluster_that_the_run_never_had_is_told_with_those_it_has(run: RunFolder) -> None:
+    with pytest.raises(QueryError, match=r"--cluster: no such DPU cluster, the run has dpu-cluster-1 \(got nope\)"):
+        get(run, Query(kind="node", cluster="nope"))
+
+
 def test_clusters_are_kept_apart(run: RunFolder) -> None:
     assert get(run, Query(kind="node")).out.splitlines()[1].split()[:2] == ["h1", "Unknown,SchedulingDisabled"]
     assert "d1" in get(run, Query(kind="node", cluster="dpu-cluster-1")).out

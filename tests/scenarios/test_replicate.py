@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -10,15 +11,17 @@ import pytest
 
 import scenarios.replicate
 from api.cli import call
-from scenarios.base import Manifest, ObjectId, Scenario
+from scenarios.base import Manifest, ObjectId, Scenario, Step
 from scenarios.load import load_scenario
 from scenarios.replicate import Interrupted, replicate
 from scenarios.result import Run, summarise
 from scenarios.run import run
+from scenarios.story import Story
 from twin.model.mistakes import BadInput
 
 LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
 INSTALL = LIBRARY / "first-install.yaml"
+UPDATE = LIBRARY / "rolling-bfb-update.yaml"
 
 
 def install() -> Scenario:
@@ -141,3 +144,43 @@ def test_an_interrupted_command_writes_what_was_finished(
     assert code == 130
     assert "2 of 5 replications were finished and kept" in capsys.readouterr().err
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+def pressed_at_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, pressed = Story._step, iter([True])
+
+    def step_(story: Story, step: Step) -> None:
+        if next(pressed, False):
+            os.kill(os.getpid(), signal.SIGINT)
+        original(story, step)
+
+    monkeypatch.setattr(Story, "_step", step_)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replications", ["1", "3"])
+def test_ctrl_c_in_the_middle_of_the_first_run_keeps_what_happened_until_then(
+        replications: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pressed_at_the_first_step(monkeypatch)
+    code = call(["rehearse", str(UPDATE), "--replications", replications, "--no-report",
+                 "--out", str(tmp_path / "run")])
+
+    told = capsys.readouterr().err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert code == 130
+    assert "the first 4h 1m of virtual time are kept in" in told
+    assert (summary["virtual_s"], summary["converged"]) == (14_460.0, False)
+    assert summary["pending"][0] == "the run was interrupted after 4h 1m of virtual time"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_drops_the_run(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pressed_at_the_first_step(monkeypatch)
+    monkeypatch.setattr(Story, "result", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    code = call(["rehearse", str(UPDATE), "--no-report", "--out", str(tmp_path / "run")])
+
+    assert code == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
