@@ -178,12 +178,11 @@ class Steps:
             return
 
     def _cordon(self, cordon: Cordon) -> Heal:
-        kube = self._story.kube
-        names = fitting(cordon.node, [n.metadata.name for n in kube.list(Node)])
+        names = fitting(cordon.node, [n.metadata.name for n in self._story.kube.list(Node)])
 
         def put(unschedulable: bool) -> None:
             for name in names:
-                kube.patch(Node, Key("", name), {"spec": {"unschedulable": unschedulable or None}})
+                self._story.kube.patch(Node, Key("", name), {"spec": {"unschedulable": unschedulable or None}})
 
         put(True)
         return lambda: put(False)

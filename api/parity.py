@@ -88,9 +88,10 @@ class Pace:
                 _see(self._simulated, version.object, version.op == "DELETED", version.t_s)
 
     def watch(self, cluster: Cluster) -> None:
-        cluster.watch(Dpu, self._seen)
+        cluster.watch(Dpu, self.seen)
 
-    def _seen(self, old: Any, new: Any) -> None:
+    def seen(self, old: Any, new: Any) -> None:
+        """The lab's API server tells of a version of a DPU; None: it was not there, it is gone."""
         with self._lock:
             if old is not new and (new or old) is not None:
                 _see(self._lab, new or old, new is None, time.monotonic())

@@ -50,7 +50,7 @@ _CREDENTIALS = "new credentials for a real API server need a new authority"
 CANNOT: Final = (_SERVER, _VOLUME, _BUDGET, _CREDENTIALS)
 # The comparison would say nothing.
 _SECONDS = "it is about seconds of shared bandwidth, latency and queues, which are not compared"
-_MIDDLE = "it strikes in the middle of something that takes hours there and a second on a lab"
+_MIDDLE = "it strikes in the middle of what takes minutes in virtual time and a second on a lab"
 _SOON = "its horizon ends before a real DPUCluster is there"
 _NEVER = "it never converges, or after hours by controllers' own clocks: how far it is when it is looked at is chance"
 _ELSEWHERE = "what it shows is not in DPUs' conditions, which are what is compared in order"

@@ -7,6 +7,7 @@ DPF's kinds, field by field. A few quick scenarios run with every test run, all 
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from api import parity
 from api.lab_steps import Unplayable, check
 from api.parity_table import CANNOT, CI, NOT_PLAYED, PLAYED
 from api.rehearse_lab import LabStory
-from reports.diff_runs import diff, history
+from reports.diff_runs import History, diff, history
 from reports.folder import read, write
 from scenarios.load import load_scenario
 from scenarios.result import summarise
 from scenarios.run import run as simulate
 from twin.backends.base import Settings
 from twin.backends.lab import binaries
+from twin.model.provisioning import Dpu
 
 LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
 FAST = Settings(cloud_init_s=2.0)
@@ -81,3 +83,33 @@ def test_what_tells_of_waiting_is_left_out_and_nothing_else() -> None:
     assert parity.told(back) == ["A=True Fine", "-> (gone)", "A=True Fine"]
     assert parity.told(["A=True Fine", "A=False Broken", "A=True Fine"]) == [
         "A=True Fine", "A=False Broken", "A=True Fine"]
+
+
+def test_a_write_that_met_another_one_is_left_out() -> None:
+    history = History()
+    history.see("d", "Initializing", [("Initialized", "False", "UpdateDPUNodeError", "refused")], 1.0)
+    history.see("d", "Initializing", [("Initialized", "False", "UpdateDPUNodeError",
+                                       "the object has been modified; please apply your changes")], 2.0)
+    entries = [text for _, text in history.told["d"]]
+    assert entries[1:] == ["Initialized=False UpdateDPUNodeError", "Initialized=False UpdateDPUNodeError (conflict)"]
+    assert parity.told(entries) == entries[:2]
+
+
+@pytest.mark.slow
+def test_a_lab_has_come_as_far_as_it_was_told_in_the_same_order() -> None:
+    run = simulate(load_scenario(LIBRARY / "reboot-not-needed.yaml"), keep_trace=True, keep_objects=True)
+    pace = parity.Pace(run)
+    versions = [v for v in run.trace.versions if isinstance(v.object, Dpu)]
+    middle_s = versions[len(versions) // 2].t_s
+    assert pace.reached(0.0)
+    assert not pace.at_rest(0.0), "there was nothing yet"
+    for version in versions:
+        if version.t_s < middle_s:
+            pace.seen(None, version.object)
+    assert pace.reached(middle_s)
+    assert not pace.reached(math.inf)
+    assert not pace.at_rest(middle_s)
+    for version in versions:
+        pace.seen(None, version.object)
+    assert pace.reached(math.inf)
+    assert pace.at_rest(math.inf)
