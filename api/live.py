@@ -104,7 +104,7 @@ class Live:
         self.lease_cluster = self._open(0.0, 0)
         self._volume = LiveVolume(config.volume, deliver=self._backstage.deliver)
         self._dms = LiveDms(self._secret, locate=self._volume.locate, deliver=self._backstage.deliver)
-        self._clusters = LiveClusters(component="dpf-twin", qps=config.qps, burst=config.burst)
+        self._clusters = LiveClusters(component="dpf-twin", qps=config.qps, burst=config.burst, before=self._before)
         self._agents: dict[str, LiveHostAgent] = {}
         self.recorder: Recorder | None = None
         self._actors: list[Actor] = []
@@ -155,6 +155,7 @@ class Live:
 
     def _manager(self, name: str) -> LiveManager:
         cluster = self._open(self.config.qps, self.config.burst)
+        cluster.connection.before = self._before
         memory = ShadowMemory(self._bug, self._would) if self.config.shadow else LiveMemory(self._bug)
         manager = LiveManager(name, cluster, memory, Readers())
         cluster.cache.touched = manager.readers.touched
@@ -234,6 +235,11 @@ class Live:
         """Before every effect. Raises: NotLeading."""
         if not self.may_work():
             raise NotLeading("the lease is lost: nothing more is written")
+
+    def _before(self, method: str) -> None:
+        """Once more when a request has waited for its turn, maybe while the lease went. Raises: NotLeading."""
+        if method != "GET":
+            self._gate()
 
     def run(self) -> None:
         """Wait for the lease, work until `stop` or a failure, drain, give the lease back."""

@@ -19,6 +19,9 @@ from live_parts import DPUS, LASTING, READY, ROOT, SPACE, Look, Supervised, appl
 
 from api.live_log import Log
 from api.rehearse_lab import LabStory
+from reports.diff_runs import history
+from reports.folder import RunFolder, read
+from reports.look import Query, get
 from scenarios.load import load_scenario
 from scenarios.result import Run
 from twin.backends.base import Settings
@@ -67,10 +70,14 @@ def stopped(lab: Lab, name: str, seconds: float) -> None:
 @pytest.mark.parametrize(("how", "name"), [
     (killed, HOST_API), (killed, ETCD), (killed, DPU_API), (stopped, HOST_API), (stopped, ETCD), (stopped, HARDWARE),
 ], ids=lambda value: getattr(value, "__name__", value))
-def test_a_rollout_goes_on_after_outages_of(lab: Lab, how: Callable[[Lab, str, float], None], name: str) -> None:
-    """Four outages of some seconds, without any policy: the same process goes on and installs each DPU once."""
+def test_a_rollout_goes_on_after_outages_of(lab: Lab, how: Callable[[Lab, str, float], None], name: str,
+                                            tmp_path: Path) -> None:
+    """Four outages of some seconds, without any policy: the same process goes on and installs each DPU once.
+
+    Its run folder tells the whole story, whatever was not heard meanwhile.
+    """
     chance = random.Random(f"{how.__name__}/{name}")
-    live, look = Supervised(lab, rules=LASTING), Look(lab)
+    live, look = Supervised(lab, "--out", str(tmp_path / "run"), "--no-report", rules=LASTING), Look(lab)
     try:
         apply(lab)
         for phase in INSTANTS:
@@ -82,9 +89,20 @@ def test_a_rollout_goes_on_after_outages_of(lab: Lab, how: Callable[[Lab, str, f
         assert installs(lab) == dict.fromkeys(DPUS, 1)
         live.stop()
         assert "bug" not in live.process.log
+        told_whole(read(tmp_path / "run"))
     finally:
         live.abandon()
         look.close()
+
+
+def told_whole(run: RunFolder) -> None:
+    for dpu in DPUS:
+        phases = history(run).phases[dpu]
+        assert phases[-1] == Phase.READY
+        assert phases == sorted(phases, key=PHASES.index), "none came twice"
+        assert {Phase.NODE_EFFECT, Phase.OS_INSTALLING, Phase.REBOOTING} <= set(phases)
+    nodes = get(run, Query(kind="node", cluster=f"{SPACE}/dpu-cluster", output="name"))
+    assert nodes.out == "".join(f"node/{dpu}\n" for dpu in DPUS)
 
 
 def test_an_api_server_away_for_longer_than_the_lease_ends_the_process_and_the_next_one_goes_on(lab: Lab) -> None:

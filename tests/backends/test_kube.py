@@ -14,7 +14,7 @@ import yaml
 
 from twin.backends.base import AlreadyExists, ApiError, Conflict, Invalid, NotFound, Unavailable
 from twin.backends.kube import Cluster, LiveClusters, LiveKube, open_cluster, resource_path
-from twin.backends.kube_http import from_kubeconfig
+from twin.backends.kube_http import TokenBucket, from_kubeconfig
 from twin.backends.kube_informer import Informer
 from twin.backends.lab.certificates import Pair, authority, issue, kubeconfig
 from twin.backends.lab.control_plane import ControlPlane, ControlPlanes
@@ -23,6 +23,7 @@ from twin.model.kinds import to_manifest
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, replace, set_condition
 from twin.model.provisioning import BfbRef, Dpu, DpuSet, DpuSetSpec, DpuSpec, DpuStatus, DpuTemplate, DpuTemplateSpec
 from twin.runtime.lease import Elector
+from twin.runtime.live import NotLeading
 
 pytestmark = pytest.mark.slow
 
@@ -353,6 +354,35 @@ def test_requests_are_held_to_the_rate_limit(host: ControlPlane) -> None:
         cluster.version()
     assert time.monotonic() - started >= 9.5 / 50
     cluster.close()
+
+
+def test_a_write_that_waited_while_the_lease_went_is_not_sent(host: ControlPlane, kube: LiveKube, space: str) -> None:
+    """Nor is an Event that waited in the background."""
+    leading = [True]
+
+    def before(method: str) -> None:
+        if method != "GET" and not leading[0]:
+            raise NotLeading
+
+    class Turn(TokenBucket):
+        def wait(self) -> None:
+            leading[0] = False
+
+    about = kube.create(ConfigMap(metadata=ObjectMeta(namespace=space, name="about")))
+    cluster = open_cluster(Path(host.kubeconfig), qps=0)
+    cluster.connection.before = before
+    mine = LiveKube(cluster, "leader", cached=False)
+    mine.create(ConfigMap(metadata=ObjectMeta(namespace=space, name="in-time")))
+    cluster.connection._limit = Turn(1.0, 1)
+    with pytest.raises(NotLeading):
+        mine.create(ConfigMap(metadata=ObjectMeta(namespace=space, name="late")))
+    mine.event(about, "Normal", "Late", "too late")
+    mine.close()
+    assert mine.read_live(ConfigMap, about.key) == about, "reading goes on"
+    cluster.close()
+    assert [c.metadata.name for c in kube.list_live(ConfigMap, space) if "." not in c.metadata.name] == [
+        "about", "in-time"]
+    assert kube.list_live(Event, space) == []
 
 
 def test_a_repeated_event_is_counted_not_repeated(kube: LiveKube, space: str) -> None:

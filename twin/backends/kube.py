@@ -317,8 +317,10 @@ def conflict(kind: type[Object], key: Key) -> Conflict:
 class LiveClusters:
     """`twin.backends.base.KubeClusters`: one direct client per kubeconfig text; a rotated kubeconfig gets a new one."""
 
-    def __init__(self, *, component: str = "dpf-twin", qps: float = 0.0, burst: int = 0) -> None:
+    def __init__(self, *, component: str = "dpf-twin", qps: float = 0.0, burst: int = 0,
+                 before: Callable[[str], None] = lambda method: None) -> None:
         self._component = component
+        self._before = before  # see `Connection`
         self._rate = (qps, burst)
         self._clients: OrderedDict[str, LiveKube] = OrderedDict()
         self._lock = threading.Lock()
@@ -331,6 +333,7 @@ class LiveClusters:
                 credentials = from_kubeconfig(kubeconfig)
                 limit = TokenBucket(*self._rate) if self._rate[0] else None
                 client = LiveKube(Cluster(lambda: credentials, limit=limit), self._component, cached=False)
+                client.cluster.connection.before = self._before
                 self._clients[kubeconfig] = client
             self._clients.move_to_end(kubeconfig)
             while len(self._clients) > KUBECONFIGS:

@@ -6,13 +6,14 @@ refuses is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
 
-from twin.backends.base import ApiError, NotFound, Unavailable
+from twin.backends.base import ApiError, Crash, NotFound, Unavailable
 from twin.model.core import Event, ObjectReference
 from twin.model.meta import Key, Object, ObjectMeta, format_time
 from twin.runtime.events import Correlator, Told
@@ -53,6 +54,10 @@ class Recorder:
         self._thread.join(within_s)
 
     def _run(self) -> None:
+        with contextlib.suppress(Crash):  # nothing may be written any more: nor may Events
+            self._work()
+
+    def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             about, type_, reason, message, at = item
             told = self._correlator.correlate(self._component, _identity(about), type_, reason, message, at)

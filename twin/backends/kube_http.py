@@ -218,7 +218,8 @@ def load_client_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) ->
 class Connection:
     """Requests to one API server. Thread-safe.
 
-    `observe` is told of every answered request: (verb, path, seconds, code); code 0 means no answer.
+    `observe` is told of every answered request: (verb, path, seconds, code); code 0 means no answer. `before` is asked
+    with the method at the last moment before anything is sent, after every wait: what it raises is raised.
     """
 
     def __init__(self, credentials: Callable[[], Credentials], *, limit: TokenBucket | None = None,
@@ -228,6 +229,7 @@ class Connection:
         self._answer_s = answer_s
         self._connections = connections
         self.observe: Callable[[str, str, float, int], None] = lambda verb, path, seconds, code: None
+        self.before: Callable[[str], None] = lambda method: None
         self._load()
 
     def _load(self) -> None:
@@ -247,6 +249,7 @@ class Connection:
             self._limit.wait()
         retries = RETRIES
         while True:
+            self.before(method)
             started = time.monotonic()
             response = self._send(method, path, query, body, content_type)
             self.observe(method, path, time.monotonic() - started, response.status)
