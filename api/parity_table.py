@@ -38,6 +38,8 @@ PLAYED: Final[Mapping[str, float]] = {
     "dpuset-orphans": USUAL,
     "fault-dpu-api-down": USUAL,
     "fault-bridge-missing": USUAL,
+    "flavor-change": USUAL,
+    "reboot-script": USUAL,
     "fault-host-power": USUAL,
 }
 """Scenario -> how many times faster than real its timeline and hardware are on the lab."""
@@ -103,12 +105,12 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
         "effect-custom-label", "effect-hold-by-task", "fault-bfb-file-removed",
         "fault-certificate-late", "fault-image-server-down",
         "fault-image-server-slow", "fault-install-fails", "fault-manual-reboot", "fault-network-script",
-        "fault-rack-power", "fault-reboot-fails", "fault-webhook-down", "flavor-change",
+        "fault-rack-power", "fault-reboot-fails", "fault-webhook-down",
         "host-lost-and-returned", "issue-26-owned-dpuset-edited",
         "issue-3751863-p0-down", "issue-3917006-mtu-change", "issue-4123204-delete-while-installing",
         "issue-4143309-shared-file-name", "issue-4410218-deployment-effect-edit",
         "issue-4424305-reset-outside-dpf-repaired", "issue-4583693-power-cycle-flag-ignored",
-        "reboot-for-rescan", "reboot-script",
+        "reboot-for-rescan",
         "reboot-script-fails", "rolling-update-half", "rolling-update-quarter", "scale-down-by-selector",
         "scale-up", "two-leaders", "wart-bfb-replaced-on-volume", "wart-deletes-again",
         "wart-invalid-details-stay", "wart-joined-by-stale-node", "wart-no-throttle-on-create",
