@@ -232,7 +232,7 @@ class Steps:
         recorder = self._story.recorder
         assert recorder is not None
         kind = f.kind_name(type(fault))
-        target = ",".join(str(v) for k, v in fault.model_dump().items() if k != "kind" and v is not None)
+        target = f.target_text(fault)
         recorder.fault(kind, target, True)
         if isinstance(fault, HARDWARE):
             world, view = self._program.hardware.world, self._story.view()

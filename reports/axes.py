@@ -109,7 +109,8 @@ def happenings(axes: Axes, run: Run, end_s: float) -> None:
 def _band(axes: Axes, start_s: float, end_s: float, name: str) -> None:
     axes.axvspan(start_s, end_s, color="#bbbbbb", alpha=0.5, linewidth=0)
     axes.annotate(name, (start_s, 0.98), (-3, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-                  fontsize=7, color=palette.FAINT, rotation=90, va="top", ha="right", annotation_clip=True)
+                  fontsize=7, color=palette.FAINT, rotation=90, va="top", ha="right", annotation_clip=True, zorder=5,
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8})
 
 
 def time_axis(axes: Axes, end_s: float) -> None:

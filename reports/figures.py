@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from reports import palette
 from reports.axes import WIDTH_IN, canvas, clock, happenings, last_change_s, step, thin, time_axis
@@ -126,6 +126,9 @@ def unavailable(runs: Sequence[Run]) -> Figure:
 
 # --- phase durations
 
+FEW: Final = 12
+"""Up to so many stays in a phase are drawn one by one."""
+
 
 def phase_durations(runs: Sequence[Run], summary: Summary) -> Figure:
     """How long each phase took: quartiles, P5 to P95, the longest; every stay as a dot when there are few."""
@@ -143,7 +146,9 @@ def phase_durations(runs: Sequence[Run], summary: Summary) -> Figure:
     axes.set_yticks(range(len(samples)), [f"{p} {_mark(summary, p)} n={summary.phase_s[p].n}" for p in samples])
     axes.tick_params(axis="y", length=0)
     axes.grid(True, axis="x", color="#eeeeee")
-    axes.set_xlabel("box: quartiles, line: P5 to P95, cross: longest; basis: [M]easured, [P]ublished, [E]xpert")
+    few, many = (any(few == (len(v) <= FEW) for v in samples.values()) for few in (True, False))
+    marks = ["box: quartiles, line: P5 to P95, cross: longest"] * many + ["dot: one stay"] * few
+    axes.set_xlabel("; ".join([*marks, "basis: [M]easured, [P]ublished, [E]xpert"]))
     axes.set_title("How long each phase took")
     return figure
 
@@ -153,14 +158,14 @@ def _mark(summary: Summary, phase: str) -> str:
 
 
 def _distribution(axes: Axes, row: int, ordered: Sequence[float], colour: str) -> None:
-    if len(ordered) <= 12:
+    if len(ordered) <= FEW:
         axes.plot(ordered, [row] * len(ordered), "o", markersize=6, color=colour, markeredgecolor="#666666",
                   markeredgewidth=0.5, alpha=0.9)
         return
     p5, p25, p50, p75, p95 = (quantile(ordered, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95))
     axes.plot([p5, p95], [row, row], color="#666666", linewidth=1.0, zorder=2)
     axes.barh(row, p75 - p25, left=p25, height=0.55, color=colour, edgecolor="#666666", linewidth=0.6, zorder=3)
-    axes.plot([p50, p50], [row - 0.27, row + 0.27], color=palette.INK, linewidth=1.6, zorder=4)
+    axes.plot([p50, p50], [row - 0.27, row + 0.27], color=palette.ink_on(colour), linewidth=1.6, zorder=4)
     axes.plot([ordered[-1]], [row], "x", markersize=4, color="#666666", zorder=4)
 
 

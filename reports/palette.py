@@ -44,5 +44,11 @@ RC: Final[Any] = {  # Any: matplotlib types each key
     "axes.titleweight": "bold", "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#eeeeee",
     "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8.0, "savefig.facecolor": "white",
 }
+def ink_on(colour: str) -> str:
+    """A colour that shows on this one (#rrggbb)."""
+    red, green, blue = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
+    return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "#ffffff"
+
+
 def phase_colour(phase: str) -> str:
     return PHASE_COLOURS.get(phase, UNKNOWN_PHASE)

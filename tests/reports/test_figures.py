@@ -163,3 +163,16 @@ def test_phases_stay_apart_with_any_colour_vision(vision: str) -> None:
     for a, b in combinations(PHASES, 2):
         distance = math.dist(_lab(palette.PHASE_COLOURS[a], vision), _lab(palette.PHASE_COLOURS[b], vision))
         assert distance > 10, (a, b, distance)
+
+
+@pytest.mark.parametrize("phase", palette.PHASE_COLOURS)
+def test_the_median_shows_on_the_colour_of_every_phase(phase: str) -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    colour = palette.phase_colour(phase)
+    low, high = sorted((luminance(colour), luminance(palette.ink_on(colour))))
+
+    assert (high + 0.05) / (low + 0.05) >= 3.0

@@ -338,6 +338,12 @@ def names_of(field: str, fleet: Fleet) -> tuple[str, ...] | None:
     return None
 
 
+def target_text(fault: BaseModel) -> str:
+    """What a fault strikes and how, as a trace names it: the values of its fields, `*` for all there are."""
+    values = [v for k, v in fault.model_dump().items() if k != "kind" and v is not None]
+    return ",".join(" ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in values)
+
+
 def targets(fault: BaseModel, field: str, fleet: Fleet) -> tuple[str, ...]:
     """The names that this target field of the fault means in this fleet."""
     return fitting(getattr(fault, field), names_of(field, fleet) or ())

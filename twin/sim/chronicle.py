@@ -3,8 +3,8 @@
 An observer like any checker: it sees all changes at once and acts on nothing.
 
 Outage causes: `drain` (the host is cordoned), `install` (from OS Installing until the DPU's next Ready, a deletion
-before it included), `reboot` (phase Rebooting), `fault` (its host is down by a fault). Waits name a constraint:
-what a DPU stood still for.
+before it and an end in Error included), `reboot` (phase Rebooting), `fault` (its host is down by a fault). Waits name
+a constraint: what a DPU stood still for.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ class Chronicle:
     def _place(self, name: str, phase: str, at: int) -> None:
         """Open and close the outage that the phase stands for."""
         cause = "reboot" if phase == Phase.REBOOTING else "install" if phase in DOWN else ""
-        if not phase or (not cause and phase not in (Phase.READY, Phase.ERROR) and self._down.get(name)):
-            cause = self._down.get(name, "")  # between a deletion and the next install the DPU is still out
+        if not phase or (not cause and phase != Phase.READY and self._down.get(name)):
+            # In Error, and between a deletion and the next install, the DPU is still out.
+            cause = self._down.get(name, "")
         held = self._down.get(name, "")
         if cause == held:
             return

@@ -29,7 +29,7 @@ WEBHOOK_DOWN: Final = "dial tcp 10.96.0.20:443: connect: connection refused"
 def begin(world: World, fault: Any, for_s: float | None) -> None:
     """Begin the fault now; it heals after `for_s` seconds (None: a moment, or for ever)."""
     kind = f.kind_name(type(fault))
-    target = ",".join(str(v) for k, v in fault.model_dump().items() if k != "kind" and v is not None)
+    target = f.target_text(fault)
     world.trace.fault(world.env.now, kind, target, True)
     heal = EFFECTS[type(fault)](world, fault)
     if heal is None or for_s is None:
