@@ -322,15 +322,17 @@ def patches(draw: st.DrawFn) -> Op:
         {"metadata": {"labels": {"rack": "r3"}}}, {"metadata": {"labels": {"rack": None}}},
         {"metadata": {"labels": None}}, {"metadata": {"annotations": {"x": "y"}}}, {},
         {"metadata": {"finalizers": []}}, {"metadata": {"finalizers": ["example.com/a"]}},
+        {"status": {"phase": "Ready"}}, {"status": {"phase": "No"}}, {"status": None},
     ]))
-    version = draw(st.booleans())
+    version, status = draw(st.booleans()), draw(st.booleans())
 
     def patch(s: Session) -> Any:
         old = s.kept(kind, name, 0) if version else None
         rv = old.metadata.resource_version if old is not None else ""
-        return s.world.kube.patch(kind, Key(s.world.space, name), merge, resource_version=rv)
+        return s.world.kube.patch(kind, Key(s.world.space, name), merge, resource_version=rv, status=status)
 
-    return Op(f"patch {kind.KIND} {name} {merge} {'of this version' if version else ''}", patch)
+    return Op(f"patch {'status of ' if status else ''}{kind.KIND} {name} {merge} "
+              f"{'of this version' if version else ''}", patch)
 
 
 @st.composite
@@ -380,7 +382,8 @@ def deletes_with_dependents(draw: st.DrawFn) -> Op:
     return Op(f"delete {kind.KIND} {name} {propagation}", delete)
 
 
-NAMED = {"dpuNodeName": "node-1", "dpuDeviceName": "device-1", "bfb": "bfb-1"}
+# Always with `cluster`: see the fidelity page on structs that Go sends empty.
+NAMED = {"dpuNodeName": "node-1", "dpuDeviceName": "device-1", "bfb": "bfb-1", "cluster": {}}
 CONFIGURATIONS: dict[type[Object], tuple[dict[str, Any], ...]] = {
     ConfigMap: ({"data": {"k": "v"}}, {"data": {"k": "w"}}, {"data": {"l": "x"}}, {}, {"binaryData": {"b": "eA=="}}),
     DpuDevice: ({"spec": {"pciAddress": "0000-2b-00"}}, {"spec": {"psid": "MT_0000000001"}},

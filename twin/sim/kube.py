@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
-from twin.backends.base import ApiError
+from twin.backends.base import ApiError, NotFound
 from twin.model.core import ConfigMap, Event, Lease, Namespace, Node, ObjectReference, Pod, Secret, Service
 from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.merge import merge_json, merged
@@ -318,6 +318,9 @@ class ApiServer:
     def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], by: str, at_ns: int, *, status: bool = False,
               resource_version: str = "") -> T:
         """JSON merge patch of an object, or of its status. Raises as `update`, and what admission refuses."""
+        if status and not kind.HAS_STATUS:
+            raise not_found(kind, key) if has_crd(kind) else NotFound(
+                "the server could not find the requested resource")
         if status or self.webhooks is None or not self.webhooks.watches(kind):
             # No webhook wants to see it as JSON: patch the object itself.
             old = self.get(kind, key)
