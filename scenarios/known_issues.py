@@ -9,10 +9,10 @@ from typing import Any, Final, TypeVar
 from scenarios.known_issues_table import ISSUES
 from scenarios.measure import unavailability
 from scenarios.result import Run
-from twin.model.core import DpfOperatorConfig, Event, Node, Pod
+from twin.model.core import DpfOperatorConfig, Event, Node, Pod, Service
 from twin.model.meta import Object, condition_status
-from twin.model.names import Annotation
-from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuFlavor, DpuNode, DpuSet, Phase
+from twin.model.names import Annotation, Label
+from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuFlavor, DpuNode, DpuSet, Phase
 from twin.model.services import DpuDeployment
 from twin.sim.trace import BUDGET, PhaseRow
 
@@ -220,6 +220,35 @@ def _unthrottled(e: Evidence) -> bool:
     return bool(budget) and len(drains) > max(budget) and unavailability(drains, e.run.trace.places).max > max(budget)
 
 
+def _ownerless_service(e: Evidence) -> bool:
+    """A control plane's Service whose DPUCluster is gone."""
+    clusters = {c.key for c in e.all(DpuCluster)}
+    return any("kamaji.clastix.io/name" in s.spec.selector and s.key not in clusters for s in e.all(Service))
+
+
+def _kept_labels(e: Evidence) -> bool:
+    """A DPUNode has a feature label that its Node has not."""
+    nodes = {n.metadata.name: n.metadata.labels for n in e.all(Node)}
+    return any(label.startswith("feature.node.kubernetes.io/") and label not in nodes[d.metadata.name]
+               for d in e.all(DpuNode) if d.metadata.name in nodes for label in d.metadata.labels)
+
+
+def _leaked_labels(e: Evidence) -> bool:
+    """A DPUDevice has a label for a field that it lacks."""
+    return any((label in d.metadata.labels and value is None) for d in e.all(DpuDevice) for label, value in (
+        (Label.DEVICE_PCI_ADDRESS, d.spec.pci_address), (Label.DEVICE_PSID, d.spec.psid),
+        (Label.DEVICE_OPN, d.spec.opn), (Label.DEVICE_BMC_IP, d.spec.bmc_ip),
+        (Label.DEVICE_PF0_NAME, d.spec.pf0_name)))
+
+
+def _never_rebooted(e: Evidence) -> bool:
+    """A host outside Kubernetes was to be rebooted by gNOI, for an hour and more."""
+    outside = {n.metadata.name for n in e.all(DpuNode) if n.status is not None and n.status.kube_node_ref is None
+               and (n.spec.node_reboot_method is None or n.spec.node_reboot_method.gnoi is not None)}
+    stuck = {p.dpu for p in e.stays(Phase.REBOOTING, 3600.0, "open")}
+    return any(d.metadata.name in stuck and d.spec.dpu_node_name in outside for d in e.all(Dpu))
+
+
 def _flavor_asks_for_cycle(e: Evidence) -> bool:
     return any(n.host_power_cycle_required for f in e.all(DpuFlavor) for n in f.spec.nvconfig)
 
@@ -267,6 +296,13 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     "no-throttle-on-create": _unthrottled,
     "node-effect-not-counted": _given_back_early,
     "warm-reboot-starts-over": lambda e: e.said("Rebooting/RebootFailed"),
+    "no-warm-reboot-outside-kubernetes": _never_rebooted,
+    "dpunode-keeps-node-labels": _kept_labels,
+    "dpudevice-labels-leak": _leaked_labels,
+    "kamaji-service-has-no-owner": _ownerless_service,
+    "dpucluster-no-periodic-health-check": lambda e: e.fault("dpu-api-down") and e.said("Ready/GetNodeError")
+    and "dpucluster-health-poll" not in e.policies and any(
+        c.status is not None and c.status.phase == "Ready" for c in e.all(DpuCluster)),
     "unknown-part-passes": lambda e: any(
         c.reason == "UnableToCheckCapacity" for d in e.all(Dpu) if d.status for c in d.status.conditions),
     "custom-label-on-dpunode": lambda e: any(

@@ -110,7 +110,7 @@ ISSUES: Final[tuple[KnownIssue, ...]] = (
     _wart("dpu-cluster-client-cached", "a rotated kubeconfig of a DPUCluster is not noticed: its DPUs turn not Ready",
           "wart-kubeconfig-rotated wart-kubeconfig-rotated-fixed", row=9, way_out="restart the controller"),
     _wart("skipped-reboot-is-ready", "a skipped reboot leaves DPUs Ready with old firmware", "wart-skipped-reboot",
-          row=10),
+          row=10, rules="reboot-command"),
     _wart("sweep-of-unavailable", "outdated DPUs that are not Ready are deleted at once, outside maxUnavailable",
           "wart-sweep-of-unavailable", row=11),
     _wart("any-reboot-counts", "a host rebooted after Initialize Interface, by anybody or for another of its DPUs, is "
