@@ -351,7 +351,7 @@ class Play:
     def _faults(self) -> None:
         settings = self.recording.settings
         if settings.get("bfbdl") == "hang":
-            self._begin(faults.ImageServerSlow(kind="image-server-slow", server=("*",), factor=1e9))
+            self._begin(faults.ImageServerSlow(kind="image-server-slow", server=("*",), factor=1e6))
         if "activate_fail" in settings:
             self._begin(faults.InstallFails(kind="install-fails", dpu=("*",), message="fault of the scenario"))
         if "slr_fail" in settings:
