@@ -15,6 +15,7 @@ from twin.model.core import Event, Node
 from twin.model.meta import Key, condition_status
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuSet
 from twin.sim.clock import ns
+from twin.sim.neighbours import bring_up
 
 PROVISIONING = "provisioning.dpu.nvidia.com/v1alpha1"
 FEATURE = "feature.node.kubernetes.io/"
@@ -50,7 +51,7 @@ class Fleet:
         self.play = Play(Recording("described", steps, (), {**FAST, **settings}))
         self.world = self.play.world
         self.kube = self.world.host_cluster
-        self.world.start()  # with all hosts in service
+        self.world.start(bring_up)  # with all hosts in service
         for step in steps:
             self.play._create(step)
         self.run(20)
