@@ -175,7 +175,7 @@ class Lens:
         return f"uid-{self.uids.setdefault(uid, len(self.uids))}" if uid else ""
 
     def text(self, text: str) -> str:
-        text = text.replace(self.world.space, "SPACE")
+        text = text.replace(self.world.space, "SPACE").replace("Key: /contract/", "Key: /registry/")  # --etcd-prefix
         for uid, n in self.uids.items():
             text = text.replace(uid, f"uid-{n}")
         return text
