@@ -72,6 +72,7 @@ def test_a_download_takes_the_time_of_the_nominal_file(volume: LiveVolume, proxy
     assert time.monotonic() - started >= 0.3
 
 
+@pytest.mark.slow
 def test_a_slow_server_takes_so_many_times_as_long_and_another_file_comes_under_the_asked_name(
         volume: LiveVolume, proxy: ImageProxy) -> None:
     proxy._paced = lambda server: 100.0
@@ -83,3 +84,18 @@ def test_a_slow_server_takes_so_many_times_as_long_and_another_file_comes_under_
     proxy.instead["bfb"] = "bf-bundle-2.9.1-40.bfb"
     assert fetched(volume, URL).error is None
     assert volume.versions("/bfb/a.bfb")["doca"] == "2.9.1"
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_down_breaks_off_what_it_is_sending(volume: LiveVolume, proxy: ImageProxy) -> None:
+    proxy._paced = lambda server: 600_000.0  # a minute, at this speed
+    op = volume.download(URL, "/bfb/a.bfb", "/bfb/temp")
+    deadline = time.monotonic() + 30
+    while not (volume.folder / "temp").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    proxy.down["bfb"] = None
+    while not op.finished:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    assert str(op.error) == f'Get "{URL}": read tcp: connection reset by peer'

@@ -7,6 +7,9 @@ are built from what the fleet says of them: small files that carry the right ver
 from __future__ import annotations
 
 import http.server
+import os
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -49,8 +52,8 @@ class ImageFileKey:
 class ImageProxy:
     """Answers GETs of absolute URLs from the fleet's image servers. Troubles are set from outside, by server name.
 
-    `status` answers this code instead; `down` breaks the connection; `slow` takes so many times as long; `instead`
-    sends another file of the server, or GARBAGE.
+    `status` answers this code instead; `down` breaks connections, those under way too; `slow` takes so many times as
+    long; `instead` sends another file of the server, or GARBAGE.
     """
 
     def __init__(self, fleet: Fleet, *, port: int = 0, speed: float = 1.0,
@@ -83,7 +86,7 @@ class ImageProxy:
         if status != 200 or file is None:
             return status, b"", 0.0
         takes = self._paced(server.name) or file.size_bytes / server.bandwidth_bytes_per_s
-        takes *= self.slow.get(server.name, 1.0) / self._speed
+        takes /= self._speed
         instead = self.instead.get(server.name)
         if instead == GARBAGE:
             return 200, b"no BFB" * CHUNK, takes
@@ -92,6 +95,13 @@ class ImageProxy:
             if file is None:
                 return 404, b"", 0.0
         return 200, image_bytes(ImageFileKey(file)), takes
+
+    def slowness(self, url: str) -> float:
+        """So many times as long as usual do transfers of this URL take now; 0: they break off."""
+        server = self.fleet.image_server(url)
+        if server is None or server.name in self.down:
+            return 0.0
+        return self.slow.get(server.name, 1.0)
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -110,11 +120,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        started = time.monotonic()
+        due = time.monotonic()
         try:
             for at in range(0, len(content), CHUNK):
-                self.wfile.write(content[at:at + CHUNK])
-                due = started + takes_s * min(1.0, (at + CHUNK) / len(content))
+                part = content[at:at + CHUNK]
+                self.wfile.write(part)
+                slowness = self.server.proxy.slowness(self.path)
+                if not slowness:
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    os.close(self.connection.detach())  # now this resets the connection
+                    return
+                due += takes_s * slowness * len(part) / len(content)
                 time.sleep(max(0.0, due - time.monotonic()))  # the nominal file's time, spread over the small one
         except OSError:
             return  # the client went away
