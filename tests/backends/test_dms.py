@@ -22,7 +22,7 @@ import twin.backends.lab.dms_emulator
 from twin.backends.base import DmsTarget, NotFound, Operation, RpcError
 from twin.backends.dms import LiveDms
 from twin.backends.lab.certificates import Pair, authority, issue
-from twin.backends.lab.dms_emulator import DmsServer, Received
+from twin.backends.lab.dms_emulator import DmsServer, Received, Switches
 from twin.backends.tls import carry
 from twin.model.meta import Key
 
@@ -263,3 +263,36 @@ def _terminate(listener: socket.socket, context: ssl.SSLContext, path: str) -> N
         local = socket.socket(socket.AF_UNIX)
         local.connect(path)
         threading.Thread(target=serve, args=(local, secure), daemon=True).start()
+
+
+class Late:
+    """A server whose certificate cannot be read at first."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.serving = False
+
+    def start(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("no certificate: connection refused")
+        self.serving = True
+
+    def stop(self) -> None:
+        self.serving = False
+
+
+def test_a_server_that_cannot_start_is_tried_until_it_can_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(twin.backends.lab.dms_emulator, "AGAIN_S", 0.01)
+    said: list[str] = []
+    late, other = Late(3), Late(0)
+    switches = Switches({"late": late, "other": other}, said.append)
+    try:
+        switches.want_all({"late": True, "other": True})
+        deadline = time.monotonic() + 10
+        while not (late.serving and other.serving):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert said == ["no certificate: connection refused"]
+    finally:
+        switches.close()

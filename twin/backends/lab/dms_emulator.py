@@ -26,6 +26,8 @@ PORT: Final = 9339
 HEAD: Final = 1 << 20  # of an image that is only hashed, what its header parser may want
 CONFIG_LIMIT: Final = 1 << 20
 MESSAGE_LIMIT: Final = 4 << 20  # grpc-go's default, and so dmsd's
+AGAIN_S: Final = 1.0
+"""A server that could not start is tried again after so long."""
 WORKERS: Final = 8
 QUEUE: Final = 8  # no kernel takes so many connections for a queue of none
 FULL_S: Final = 0.3  # a queue with room answers on loopback in far less
@@ -303,12 +305,16 @@ class Switched(Protocol):
 
 
 class Switches:
-    """The servers of a fleet, each listening or not, as `want` last said. A thread of its own switches them."""
+    """The servers of a fleet, each listening or not, as `want` last said. A thread of its own switches them.
+
+    One that cannot start (its certificate cannot be read while the API server is away) is tried again until it can.
+    """
 
     def __init__(self, servers: Mapping[str, Switched], say: Callable[[str], None] = lambda line: None) -> None:
         self.servers = dict(servers)
         self._say = say
         self._wanted = dict.fromkeys(self.servers, False)
+        self._failed: dict[str, str] = {}  # why, as it was said
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="switches", daemon=True)
@@ -336,21 +342,23 @@ class Switches:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._due())
+                self._changed.wait_for(lambda: self._closed or self._due() - self._failed.keys(),
+                                       AGAIN_S if self._failed else None)
                 if self._closed:
                     return
-                due = self._due()
-                wanted = {name: self._wanted[name] for name in due}
+                wanted = {name: self._wanted[name] for name in sorted(self._due())}
+                self._failed = {name: why for name, why in self._failed.items() if name in wanted}
             for name, listening in sorted(wanted.items(), key=lambda item: item[1]):
                 try:
                     self.servers[name].start() if listening else self.servers[name].stop()
+                    self._failed.pop(name, None)
                 except OSError as error:
-                    self._say(str(error))
-                    with self._changed:
-                        self._wanted[name] = False
+                    if self._failed.get(name) != str(error):
+                        self._say(str(error))
+                    self._failed[name] = str(error)
 
-    def _due(self) -> list[str]:
-        return [name for name, server in self.servers.items() if server.serving is not self._wanted[name]]
+    def _due(self) -> set[str]:
+        return {name for name, server in self.servers.items() if server.serving is not self._wanted[name]}
 
 
 class _Sink:
