@@ -63,12 +63,31 @@ _STANDARD: Final = frozenset((
 
 def _judged(expression: str, variables: dict[str, Any]) -> Expectation:
     cel = native()  # loads on use
-    context = cel.Context(variables=variables, functions=FUNCTIONS)
+    stops: list[BaseException] = []
+    context = cel.Context(variables=variables, functions={n: _stoppable(f, stops) for n, f in FUNCTIONS.items()})
     try:
         value = cel.evaluate(expression, context)
     except Exception as error:
-        return Expectation(expr=expression, holds=False, value=f"cannot be evaluated: {error}")
+        value, told = None, f"cannot be evaluated: {error}"
+    else:
+        told = ""
+    if stops:
+        raise stops[0]
+    if told:
+        return Expectation(expr=expression, holds=False, value=told)
     return Expectation(expr=expression, holds=value is True, value=_plain(value))
+
+
+def _stoppable(function: Callable[..., Any], stops: list[BaseException]) -> Callable[..., Any]:
+    """The interpreter turns what its functions raise into an error of the expression: Ctrl-C is none."""
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except KeyboardInterrupt as stop:
+            stops.append(stop)
+            return 0.0
+
+    return call
 
 
 def _plain(value: Any) -> Any:

@@ -127,7 +127,7 @@ def test_a_host_outside_kubernetes_has_no_pod_to_check_the_sum_in() -> None:
     ("flavor", 'DPUFlavor.provisioning.dpu.nvidia.com "flavor" not found'),
     ("device", 'DPUDevice.provisioning.dpu.nvidia.com "{dpu}" not found'),
     ("reboot", 'invalid value "bogus", supported values: ["cycle" "reset" "skip"]'),
-    ("cluster", 'Post "https://c1.example:6443/api/v1/namespaces/kube-system/secrets/bootstrap-token'),
+    ("cluster", 'Post "https://c1.example:6443/api/v1/namespaces/kube-system/secrets": dial tcp'),
     ("template", 'ConfigMap "tmpl" not found'),
 ])
 def test_what_cannot_be_rendered_costs_attempts(what: str, message: str) -> None:

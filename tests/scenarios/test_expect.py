@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scenarios.expect import FUNCTIONS, RECORDS, VALUES, facts, unknown
+from scenarios.expect import FUNCTIONS, RECORDS, VALUES, facts, judge, unknown
 from tests.scenarios.library_runs import NAMES, run, scenario
 
 
@@ -38,3 +38,12 @@ def test_what_there_is_not_is_told_with_the_nearest(expression: str, told: str) 
 
 def test_every_function_can_be_called() -> None:
     assert all(unknown(f"{name}(dpus)") == "" for name in FUNCTIONS)
+
+
+def test_ctrl_c_in_the_middle_of_an_expression_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(FUNCTIONS, "p95", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        judge(["p95(completion_s) >= 0.0 || true"], run("first-install"))
