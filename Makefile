@@ -29,7 +29,7 @@ lab: $(READY)  ## a lab of two hosts with a DPU each, on real API servers (build
 lab-test: $(READY)  ## whole roll-outs on real parts: live, kill -9, parity, in a cluster (minutes)
 	$(BIN)/pytest -m lab
 
-parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects
+parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects (half an hour)
 	$(BIN)/pytest -m parity tests/api/test_live_parity.py
 
 oracle: $(READY)  ## the API server's contract: 10,000 random sequences on a real API server and on the simulated one

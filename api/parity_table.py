@@ -43,6 +43,8 @@ PLAYED: Final[Mapping[str, float]] = {
     "deployment-install": USUAL,
     "fault-reboot-fails": USUAL,
     "scale-down-by-selector": USUAL,
+    "controller-restart-while-ready": USUAL,
+    "fault-image-server-slow": USUAL,
     "fault-host-power": USUAL,
 }
 """Scenario -> how many times faster than real its timeline and hardware are on the lab."""
@@ -103,11 +105,11 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
         "issue-4123204-delete-while-installing-fixed", "wart-deletes-again-fixed", "wart-dms-pod-lost-fixed",
         "wart-first-cluster-only-fixed", "wart-no-throttle-on-create-fixed"), _POLICY),
     **dict.fromkeys((
-        "controller-restart-while-ready", "cordoned-host",
+        "cordoned-host",
         "drain-of-workload", "effect-custom-action-fails",
         "effect-custom-label", "effect-hold-by-task", "fault-bfb-file-removed",
         "fault-certificate-late", "fault-image-server-down",
-        "fault-image-server-slow", "fault-install-fails", "fault-manual-reboot", "fault-network-script",
+        "fault-install-fails", "fault-manual-reboot", "fault-network-script",
         "fault-rack-power", "fault-webhook-down",
         "host-lost-and-returned", "issue-26-owned-dpuset-edited",
         "issue-3751863-p0-down", "issue-3917006-mtu-change", "issue-4123204-delete-while-installing",
