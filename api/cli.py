@@ -9,39 +9,34 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from api.flags import (
+    AllNamespaces,
+    At,
+    Cluster,
+    Fleet,
+    Labels,
+    Namespace,
+    Output,
+    Policies,
+    Quiet,
+    RunDir,
+    Variables,
+    Verbose,
+    app,
+    assignments,
+    check_output,
+    until_seconds,
+)
 from api.output import Refused, note
 from twin.version import DPF_RELEASE, VERSION
 
-app = typer.Typer(
-    name="dpf-twin", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help=f"Rehearse a BlueField DPU fleet change under DPF {DPF_RELEASE} before you make it: how long, what breaks, "
-         "which limit binds.",
-    context_settings={"help_option_names": ["-h", "--help"]})
+__all__ = ["app", "call", "main"]
 
 _VERSION: Final = f"dpf-twin {VERSION} (DPF {DPF_RELEASE})"
-OUTPUTS: Final = ("table", "wide", "json", "yaml")
-
-Output = Annotated[str, typer.Option("-o", "--output", help="table, wide, json or yaml", metavar="FORMAT")]
-Variables = Annotated[list[str], typer.Option("--var", help="A value for $NAME in manifests (repeatable)",
-                                              metavar="NAME=VALUE", default_factory=list, show_default=False)]
-Policies = Annotated[list[str], typer.Option("--policy", help="A named fix of upstream behaviour (repeatable)",
-                                             metavar="NAME", default_factory=list, show_default=False)]
-Fleet = Annotated[str, typer.Option("--fleet", help="The fleet that --manifests are applied to", metavar="FILE")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No notes on stderr")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More notes on stderr")]
-RunDir = Annotated[Path, typer.Option("--run", help="The run folder", metavar="DIR")]
-At = Annotated[str, typer.Option("--at", help="Virtual time, e.g. 2h15m; the end of the run if absent",
-                                 metavar="DURATION")]
-Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this one; for a list the default is `default`",
-                                        metavar="NAMESPACE")]
-AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="Objects of all namespaces")]
-Labels = Annotated[str, typer.Option("-l", "--selector", help="Label selector, as kubectl's", metavar="SELECTOR")]
-Cluster = Annotated[str, typer.Option("--cluster", help="A DPU cluster; the host cluster if absent", metavar="NAME")]
 
 
 def main() -> None:
@@ -257,34 +252,7 @@ def _answer(answer: Any) -> None:
     raise typer.Exit(answer.code)
 
 
-def check_output(output: str) -> None:
-    if output not in OUTPUTS:
-        raise Refused(f"-o: must be one of {', '.join(OUTPUTS)} (got {output})")
-
-
-def assignments(variables: list[str]) -> dict[str, str]:
-    """`--var NAME=VALUE`s as a mapping; the later wins. Raises Refused."""
-    wrong = [v for v in variables if not v.partition("=")[1] or not v.partition("=")[0].isidentifier()]
-    if wrong:
-        raise Refused("\n".join(f"--var: must be NAME=VALUE (got {v})" for v in wrong))
-    return {name: value for name, _, value in (v.partition("=") for v in variables)}
-
-
-def until_seconds(text: str, flag: str = "--until") -> float | None:
-    """A duration flag in seconds, None if it is absent. Raises Refused."""
-    from twin.model.units import seconds
-
-    if not text:
-        return None
-    try:
-        return seconds(text)
-    except ValueError as error:
-        raise Refused(f"{flag}: {error} (got {text})") from None
-
-
-from api import cli_live  # noqa: E402, F401  (registers `live`, `lab`, `diff-runs`)
+from api import cli_live  # noqa: E402, F401  (registers `live`, `lab`, `diff-runs`, after the verbs above)
 
 if __name__ == "__main__":
-    from api.cli import main as entry  # verbs are registered in the module of this name
-
-    entry()
+    main()

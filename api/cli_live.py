@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import Output, Policies, Quiet, app, check_output
+from api.flags import Output, Policies, Quiet, app, check_output, until_seconds
 from api.output import Refused
 
 lab_app = typer.Typer(help="A fleet on this machine with real parts: API servers, DMS over gRPC, netlink.",
@@ -88,7 +88,6 @@ def live(
     quiet: Quiet = False,
 ) -> None:
     """Run the controllers on a real fleet, or beside it with --shadow."""
-    from api.cli import until_seconds
     from api.live_run import LiveRequest
     from api.live_run import live as run
 
