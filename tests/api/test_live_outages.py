@@ -1,7 +1,8 @@
 """What `live` needs is stopped and started again in the middle of a rollout: it goes on, and installs nothing twice.
 
 API servers and etcd are real programs of the lab, ended by SIGKILL and started again on the same data, or stopped by
-SIGSTOP and continued. DMS is ended on its host: open calls break, new ones are refused, what it had received is lost.
+SIGSTOP and continued; DPF_TWIN_SEED says at which instants. DMS is ended on its host: open calls break, new ones are
+refused, what it had received is lost.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from twin.model.provisioning import PHASES, Phase
 from twin.sim.host import SimDpu
 
 pytestmark = [pytest.mark.slow, pytest.mark.lab]
+SEED = int(os.environ.get("DPF_TWIN_SEED", "1"))
 HOST_API, ETCD, HARDWARE = "host-apiserver", "etcd", "hosts"
 DPU_API = f"{SPACE}-dpu-cluster-apiserver"
 INSTANTS = (Phase.NODE_EFFECT, Phase.OS_INSTALLING, Phase.REBOOTING, Phase.DPU_CLUSTER_CONFIG)
@@ -76,7 +78,7 @@ def test_a_rollout_goes_on_after_outages_of(lab: Lab, how: Callable[[Lab, str, f
 
     Its run folder tells the whole story, whatever was not heard meanwhile.
     """
-    chance = random.Random(f"{how.__name__}/{name}")
+    chance = random.Random(f"{SEED}/{how.__name__}/{name}")
     live, look = Supervised(lab, "--out", str(tmp_path / "run"), "--no-report", rules=LASTING), Look(lab)
     try:
         apply(lab)
