@@ -49,6 +49,7 @@ PLAYED: Final[Mapping[str, float]] = {
     "scale-up": USUAL,
     "cordoned-host": USUAL,
     "effect-custom-label": USUAL,
+    "drain-of-workload": USUAL,
     "fault-host-power": USUAL,
 }
 """Scenario -> how many times faster than real its timeline and hardware are on the lab."""
@@ -109,20 +110,15 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
         "issue-4123204-delete-while-installing-fixed", "wart-deletes-again-fixed", "wart-dms-pod-lost-fixed",
         "wart-first-cluster-only-fixed", "wart-no-throttle-on-create-fixed"), _POLICY),
     **dict.fromkeys((
-        
-        "drain-of-workload", "effect-custom-action-fails",
-        "effect-hold-by-task", "fault-bfb-file-removed",
-        "fault-certificate-late", "fault-image-server-down",
-        "fault-install-fails", "fault-manual-reboot", "fault-network-script",
-        "fault-rack-power",
-        "host-lost-and-returned", "issue-26-owned-dpuset-edited",
+        "effect-custom-action-fails", "effect-hold-by-task", "fault-bfb-file-removed",
+        "fault-certificate-late", "fault-image-server-down", "fault-install-fails", "fault-manual-reboot",
+        "fault-network-script", "fault-rack-power", "host-lost-and-returned", "issue-26-owned-dpuset-edited",
         "issue-3751863-p0-down", "issue-3917006-mtu-change", "issue-4123204-delete-while-installing",
         "issue-4143309-shared-file-name", "issue-4410218-deployment-effect-edit",
         "issue-4424305-reset-outside-dpf-repaired", "issue-4583693-power-cycle-flag-ignored",
-        "reboot-for-rescan",
-        "reboot-script-fails", "rolling-update-half", "rolling-update-quarter",
-        "two-leaders", "wart-bfb-replaced-on-volume", "wart-deletes-again",
-        "wart-invalid-details-stay", "wart-joined-by-stale-node", "wart-no-throttle-on-create",
-        "wart-node-labels-never-removed", "wart-skipped-reboot", "wart-sweep-of-unavailable"), _ALIKE),
+        "reboot-for-rescan", "reboot-script-fails", "rolling-update-half", "rolling-update-quarter",
+        "two-leaders", "wart-bfb-replaced-on-volume", "wart-deletes-again", "wart-invalid-details-stay",
+        "wart-joined-by-stale-node", "wart-no-throttle-on-create", "wart-node-labels-never-removed",
+        "wart-skipped-reboot", "wart-sweep-of-unavailable"), _ALIKE),
 }
 """Scenario -> why not."""
