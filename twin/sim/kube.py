@@ -325,6 +325,8 @@ class ApiServer:
             # No webhook wants to see it as JSON: patch the object itself.
             old = self.get(kind, key)
             new = merged(old, merge)
+            if "status" in merge:
+                new = with_defaults(new)
             if resource_version:
                 new = replace(new, metadata=replace(new.metadata, resource_version=resource_version))
             if new is old and not self._unstored(kind, key, old.metadata):
@@ -458,7 +460,7 @@ class ApiServer:
         grace = old.spec.termination_grace_period_seconds if isinstance(old, Pod) else 0
         new = replace(old, metadata=replace(
             meta, resource_version=str(self._rv), finalizers=finalizers,
-            generation=meta.generation + (meta.generation > 0),
+            generation=meta.generation + (meta.generation > 0 and not old.deleting),
             deletion_timestamp=meta.deletion_timestamp or format_time(EPOCH + at_ns / SECOND),
             deletion_grace_period_seconds=30 if grace is None else grace))
         table[key] = new
