@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 from controllers.provisioning import dpu_tasks
 from controllers.provisioning.dpu_pass import Pass, dms_target, fatal
 from controllers.provisioning.dpu_tasks import OS_INSTALL, TaskFailed, deadline_exceeded, within
 from controllers.provisioning.install_files import bf_cfg_name, bf_cfg_path, render_bf_cfg
-from twin.backends.base import DmsTarget, Operation, RpcError
+from twin.backends.base import DmsTarget, Operation, RpcError, Unavailable
 from twin.model import dms_commands as commands
 from twin.model.meta import Key
 from twin.model.names import DOMAIN, Label, dms_pod
@@ -18,13 +18,18 @@ from twin.runtime.backends import Backends
 from twin.runtime.memory import TaskBody
 
 NO_DUPLICATE: Final = "no-duplicate-os-install"
-"""Policy: a restarted controller waits for the install it finds under way instead of starting a second one."""
+"""Policy: a restarted controller waits for the install it finds under way instead of starting a second one.
+
+An API server that is away after OS.Activate was called does not fail the attempt either."""
 
 END_ON_DELETION: Final = "deletion-ends-os-install"
 """Policy: a deleted DPU starts no further attempt and does not need its BFB to leave the phase."""
 
 ACTIVATED: Final = DOMAIN + "os-activate-started"
 """Annotation on a DPU under the policy `no-duplicate-os-install`: `calling/<epoch seconds>`, then `called/...`."""
+
+AWAY_S: Final = 5.0
+"""Under that policy, a write that found no API server is tried again after so long."""
 
 CALLING: Final = "calling"
 CALLED: Final = "called"
@@ -65,11 +70,11 @@ def install(b: Backends, dpu: Dpu, bfb: Bfb, attempt: int) -> TaskBody:
         budget_end = b.clock.now() + b.settings.activate_budget_s
         _mark(b, dpu, CALLING)
         activation = b.dms.os_activate(target, _os_version(dpu))
-        _mark(b, dpu, CALLED)
+        yield from _written(b, lambda: _mark(b, dpu, CALLED))
         yield within(b.clock, activation, b.settings.activate_budget_s)
     yield from _until_rebooted(b, dpu, target, budget_end)
     yield b.clock.sleep(b.settings.cloud_init_s)
-    _label(b, dpu, bfb)
+    yield from _written(b, lambda: _label(b, dpu, bfb))
 
 
 def _bfb_name(dpu: Dpu) -> str:
@@ -122,6 +127,22 @@ def _mark(b: Backends, dpu: Dpu, state: str) -> None:
     """Leave word, around the call of OS.Activate, for the process that comes after this one."""
     if NO_DUPLICATE in b.policies:
         b.background.patch(Dpu, dpu.key, {"metadata": {"annotations": {ACTIVATED: f"{state}/{b.clock.now():.3f}"}}})
+
+
+def _written(b: Backends, write: Callable[[], None]) -> TaskBody:
+    """Write something after OS.Activate was called.
+
+    As upstream has it, an API server that is away just then fails the attempt, and the next one installs anew. Under
+    the policy the write is tried until the API server is back.
+    """
+    while True:
+        try:
+            write()
+            return
+        except Unavailable:
+            if NO_DUPLICATE not in b.policies:
+                raise
+        yield b.clock.sleep(AWAY_S)
 
 
 def _under_way(b: Backends, dpu: Dpu, target: DmsTarget) -> Generator[Operation, Any, float | None]:

@@ -308,3 +308,22 @@ def test_a_call_that_may_not_have_been_made_is_made_when_nothing_is_under_way() 
     bench = installing(policies=["no-duplicate-os-install"], spec={"annotations": mark})
     bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
     assert starts(bench) == 1
+
+
+@pytest.mark.parametrize(("policies", "installs"), [([], 2), (["no-duplicate-os-install"], 1)])
+def test_an_api_server_that_goes_when_the_install_begins_costs_another_one_but_under_the_policy(
+        policies: list[str], installs: int) -> None:
+    """The attempt's writes after OS.Activate (its mark, the labels) fail it, or wait for the API server."""
+    bench = installing(policies=policies)
+
+    def gone(what: str, over: bool) -> None:
+        if what == "OS.Activate" and over:
+            bench.refuse("patch")
+
+    bench.effect_hook = gone
+    bench.run(1500)
+    assert bench.effect_hook is not gone
+    bench.heal()
+    bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
+    assert starts(bench) == installs
+    assert bench.get(Dpu, bench.name).spec.cluster.node_labels[Label.HOST] == bench.host
