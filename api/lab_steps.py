@@ -38,6 +38,9 @@ HARDWARE: Final = (f.HostPower, f.RackPower, f.HostRebooted, f.RebootFails, f.Br
                    f.DmsSlow, f.DmsError, f.InstallFails, f.NetworkScriptFails, f.JoinFails, f.DpuReset, f.DpuLinkDown,
                    f.PartUnknown)
 """Faults of emulated hardware: what they do in virtual time they do here."""
+BEFORE: Final = (*HARDWARE, f.ImageServerDown, f.ImageServerSlow, f.ImageServerStatus, f.ImageServerWrongContent,
+                 f.JobFails, f.CertificateLate)
+"""Faults that are there from the start, when they begin at 0 s: before what is applied has been seen by anybody."""
 UNPLAYABLE: Final[dict[Any, str]] = {
     f.NfsDown: "a mount that hangs needs a real NFS server",
     f.KubeconfigRotated: "credentials of a real API server end with its authority",

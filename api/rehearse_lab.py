@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol, cast
 
 from api.lab import Plan, neighbour_crds, on_free_loopback
 from api.lab_program import LabProgram
-from api.lab_steps import Steps, check
+from api.lab_steps import BEFORE, Steps, check
 from api.live import Config, Live
 from api.live_folder import run_of, write_timing
 from api.live_log import Log
@@ -167,9 +167,14 @@ class LabStory:
         if pace is not None:
             assert self._watching is not None
             pace.watch(self._watching)
+        steps = sorted(self.scenario.timeline, key=lambda s: s.at_s)
+        before = [s for s in steps if s.at_s == 0 and isinstance(s.action, BEFORE)]
+        for step in before:
+            self._step(step)
         self._first()
-        for step in sorted(self.scenario.timeline, key=lambda s: s.at_s):
-            self._agenda.add(step.at_s, functools.partial(self._step, step))
+        for step in steps:
+            if step not in before:
+                self._agenda.add(step.at_s, functools.partial(self._step, step))
         started, late_s = time.monotonic(), 0.0
         quiet_since, seen = started, -1
         while True:
