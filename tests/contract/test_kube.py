@@ -386,7 +386,9 @@ def deletes_with_dependents(draw: st.DrawFn) -> Op:
 # Always with `cluster`: see the fidelity page on structs that Go sends empty.
 NAMED = {"dpuNodeName": "node-1", "dpuDeviceName": "device-1", "bfb": "bfb-1", "cluster": {}}
 CONFIGURATIONS: dict[type[Object], tuple[dict[str, Any], ...]] = {
-    ConfigMap: ({"data": {"k": "v"}}, {"data": {"k": "w"}}, {"data": {"l": "x"}}, {}, {"binaryData": {"b": "eA=="}}),
+    # None without any field: see the fidelity page.
+    ConfigMap: ({"data": {"k": "v"}}, {"data": {"k": "w"}}, {"data": {"l": "x"}}, {"data": {"k": "v", "l": "y"}},
+                {"binaryData": {"b": "eA=="}}),
     DpuDevice: ({"spec": {"pciAddress": "0000-2b-00"}}, {"spec": {"psid": "MT_0000000001"}},
                 {"spec": {"psid": "MT_0000000002"}}, {"spec": {}}, {"spec": {"nonsense": 1}}),
     Dpu: tuple({"spec": spec} for spec in (
