@@ -11,7 +11,7 @@ QUICK: Final = 600.0
 NARROW: Final = 40.0
 """Two DPUs of one host finish their installs within one boot of it, not within one poll."""
 
-CI: Final = ("reboot-not-needed", "effect-taint", "node-labels-in-place", "fault-install-fails-twice")
+CI: Final = ("reboot-not-needed", "effect-none", "node-labels-in-place", "fault-install-fails-twice")
 """The quick ones: they run with every test run."""
 
 PLAYED: Final[Mapping[str, float]] = {
