@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from twin.backends.base import AlreadyExists, ApiError, KubeApi
+from twin.backends.base import AlreadyExists, ApiError, Invalid, KubeApi
 from twin.backends.kube import Cluster, LiveKube, install_crds, open_cluster
 from twin.backends.kube_merge import full_manifest
 from twin.backends.lab.control_plane import ControlPlane, ControlPlanes
@@ -448,6 +448,19 @@ def compare(sessions: list[Session]) -> None:
 
 
 # --- stories
+
+
+def test_an_apply_that_empties_a_struct_leaves_a_null_that_the_schema_refuses(
+        typed_cluster: Cluster, watching: Watching) -> None:
+    results = []
+    for world in both(typed_cluster, watching):
+        manifest = {"apiVersion": Dpu.api_version(), "kind": Dpu.KIND,
+                    "metadata": {"name": "emptied", "namespace": world.space}}
+        world.kube.apply({**manifest, "spec": {**NAMED, "cluster": {"nodeLabels": {"n": "1"}}}}, "one")
+        with pytest.raises(Invalid) as refused:
+            world.kube.apply({**manifest, "spec": NAMED}, "one")
+        results.append((str(refused.value), refused.value.details))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("propagation", ["Background", "Foreground", "Orphan"])

@@ -186,10 +186,13 @@ def type_name(value: Any) -> str:
 # --- the four steps
 
 
-def prune(kind: type[Object], obj: Json) -> tuple[Json, list[Path]]:
-    """A copy without nulls and without fields the schema does not know, and where these stood (sorted by text)."""
+def prune(kind: type[Object], obj: Json, *, nulls: bool = False) -> tuple[Json, list[Path]]:
+    """A copy without fields the schema does not know, and where these stood (sorted by text).
+
+    Nulls go as well (no field of ours is nullable, so null is absent), unless `nulls` keeps them for the schema.
+    """
     dropped: list[Path] = []
-    out: Json = _prune(compiled(kind), obj, (), dropped, ("apiVersion", "kind", "metadata"))
+    out: Json = _prune(compiled(kind), obj, (), dropped, nulls, ("apiVersion", "kind", "metadata"))
     meta = out.get("metadata")
     if isinstance(meta, dict):
         dropped += [("metadata", name) for name in meta if name not in _META_FIELDS]
@@ -200,17 +203,17 @@ def prune(kind: type[Object], obj: Json) -> tuple[Json, list[Path]]:
 _META_FIELDS: Final = frozenset(f.encode_name for f in fields(ObjectMeta)) | {"selfLink"}
 
 
-def _prune(node: Node, value: Any, path: Path, dropped: list[Path], keep: tuple[str, ...] = ()) -> Any:
+def _prune(node: Node, value: Any, path: Path, dropped: list[Path], nulls: bool, keep: tuple[str, ...] = ()) -> Any:
     if node.preserve or not isinstance(value, dict | list):
         return copy.deepcopy(value)
     if isinstance(value, list):
-        return [_prune(node.items or _NOTHING, item, (*path, i), dropped) for i, item in enumerate(value)]
+        return [_prune(node.items or _NOTHING, item, (*path, i), dropped, nulls) for i, item in enumerate(value)]
     out: Json = {}
     for name, item in value.items():
         sub = node.properties.get(name) or node.additional
         if sub is not None:
-            if item is not None:  # no field of ours is nullable: null is absent
-                out[name] = _prune(sub, item, (*path, name), dropped)
+            if item is not None or nulls:
+                out[name] = _prune(sub, item, (*path, name), dropped, nulls)
         elif name in keep:
             out[name] = copy.deepcopy(item)
         else:

@@ -80,10 +80,12 @@ def _denial(hook: Webhook, no: Denied) -> ApiError:
 def admit(
     kind: type[Object], new: Json, old: Json | None, *, operation: str, subresource: str = "",
     webhooks: Webhooks | None = None, reader: Lister | None = None, field_validation: str = "Ignore",
+    nulls: bool = False,
 ) -> Json:
     """The object as it is to be stored (minus what the server itself sets). `new` is not changed.
 
     `subresource` is '' or 'status': a plain write keeps the stored status, a status write the stored rest.
+    `nulls`: what a server-side apply leaves null meets the schema of a custom resource; elsewhere null is absent.
     Raises: ApiError (400 strict decoding, webhook answers), Invalid, Forbidden.
     """
     if operation == DELETE:
@@ -92,7 +94,7 @@ def admit(
         return new
     custom = has_crd(kind)
     meta = _decode_metadata(kind, new.get("metadata"))
-    obj = _decode(kind, new, field_validation) if custom else copy.deepcopy(new)
+    obj = _decode(kind, new, field_validation, nulls) if custom else copy.deepcopy(new)
     if meta is not None:
         obj["metadata"] = {**{k: v for k, v in obj["metadata"].items() if k not in OBJECT_META.fields}, **meta}
     obj = _mutate(kind, obj, old, operation, subresource, webhooks, reader)
@@ -125,8 +127,8 @@ def warnings(kind: type[Object], new: Json) -> list[str]:
     return [f'unknown field "{fe.path_text(path)}"' for path in validation.prune(kind, new)[1]] if has_crd(kind) else []
 
 
-def _decode(kind: type[Object], new: Json, field_validation: str) -> Json:
-    obj, unknown = validation.prune(kind, new)
+def _decode(kind: type[Object], new: Json, field_validation: str, nulls: bool) -> Json:
+    obj, unknown = validation.prune(kind, new, nulls=nulls)
     if unknown and field_validation == "Strict":
         fields = ", ".join(f'unknown field "{fe.path_text(path)}"' for path in unknown)
         raise _cannot_be_handled(kind, f"strict decoding error: {fields}")

@@ -577,7 +577,8 @@ class ApiServer:
             return after
         try:
             return admit(resource, after, before, operation="CREATE" if before is None else "UPDATE",
-                         subresource="status" if status else "", webhooks=self.webhooks, reader=self._lister)
+                         subresource="status" if status else "", webhooks=self.webhooks, reader=self._lister,
+                         nulls=verb == "apply")
         except ApiError as error:
             self._refused(resource, key, verb, by, at_ns, error.reason)
             raise
