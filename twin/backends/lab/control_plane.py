@@ -35,6 +35,9 @@ HOST_CONTROLLERS: Final = (
 DPU_CLUSTER_CONTROLLERS: Final = tuple(c for c in HOST_CONTROLLERS if c not in {
     "disruption-controller", "job-controller", "serviceaccount-controller"})
 
+LESS_COLLECTION: Final = {"GOGC": "200"}
+"""Go programs that collect garbage half as often as they would: a lab's processor is scarcer than its memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
@@ -74,7 +77,7 @@ class ControlPlanes:
                 f"--initial-advertise-peer-urls=http://{ADDRESS}:{peer}",
                 f"--initial-cluster=lab=http://{ADDRESS}:{peer}", "--log-level=warn",
                 *([] if durable else ["--unsafe-no-fsync"])]
-        self.processes.start("etcd", argv)
+        self.processes.start("etcd", argv, env=LESS_COLLECTION)
         told.write_text(json.dumps({"url": url}))
         self.await_etcd(url)
         return url
@@ -98,7 +101,8 @@ class ControlPlanes:
         folder = self.folder / "clusters" / name
         if known is None:
             ensure_free(int(plane.server.rpartition(":")[2]))
-        self.processes.start(f"{name}-apiserver", self._apiserver(plane, folder, etcd, extra))
+        self.processes.start(f"{name}-apiserver", self._apiserver(plane, folder, etcd, extra),
+                             env=LESS_COLLECTION)
         self.processes.await_ready(f"{name}-apiserver", lambda: is_ready(plane), deadline_s=READY_S)
         if controllers:
             self.processes.start(f"{name}-controller-manager", self._controller_manager(plane, folder, controllers))
