@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lab_parts import need_root
 
 from api.cli import call
 
@@ -128,8 +129,8 @@ def in_a_process(command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 def test_a_folder_without_permission_is_refused_before_anything_runs(tmp_path):
+    need_root("to become another user needs")
     (tmp_path / "locked").mkdir(mode=0o555)
     done = in_a_process(
         f"import os, sys; from api.cli import call; call(['rehearse', {str(LIBRARY)!r}, '--out', 'o', '-q', "

