@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ def size_of(name: str) -> int:
     return LARGER if name == "old.bfb" else SIZE
 
 
-class Rig:
+class Rig(ABC):
     """One volume, and an image server that has `FILES`. Nobody answers at `dead`."""
 
     volume: BfbVolume
@@ -46,25 +47,25 @@ class Rig:
     def get(self, name: str = "new.bfb", *, checked: bool = False) -> Operation:
         return self.volume.download(f"{self.base}/{name}", PATH, TEMP, checked=checked)
 
+    @abstractmethod
     def status(self, code: int) -> None:
         """The server answers this instead."""
-        raise NotImplementedError
 
+    @abstractmethod
     def instead(self, name: str) -> None:
         """The server sends another of its files, or a page that is none; '' heals."""
-        raise NotImplementedError
 
+    @abstractmethod
     def break_off(self, times: int) -> None:
         """The next transfers break in the middle."""
-        raise NotImplementedError
 
+    @abstractmethod
     def outage(self, down: bool) -> None:
         """The volume is gone, or back."""
-        raise NotImplementedError
 
+    @abstractmethod
     def let(self, true: Callable[[], bool]) -> None:
         """Let time pass until it is so."""
-        raise NotImplementedError
 
     def end(self, op: Operation) -> str:
         """Wait for the end; why it failed, or ''."""
@@ -72,7 +73,8 @@ class Rig:
         assert op.error is None or isinstance(op.error, OSError)
         return str(op.error or "")
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027  most have nothing to close
+        ...
 
 
 class SimRig(Rig):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -135,15 +136,16 @@ def test_a_credential_that_is_not_known_any_more_is_told_from_a_server_that_is_d
 # --- Clock
 
 
-class Time:
+class Time(ABC):
     """A clock, and a way to let it run."""
 
     clock: Clock
 
-    def wait(self, op: Operation) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def wait(self, op: Operation) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027  most have nothing to close
+        ...
 
 
 class Virtual(Time):

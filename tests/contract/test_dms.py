@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -35,7 +36,7 @@ IMAGE = file_of(default_image(BFB, BFB))
 SPEED = 2000.0
 
 
-class Rig:
+class Rig(ABC):
     """A world behind one implementation of `Dms`."""
 
     dms: Dms
@@ -54,27 +55,28 @@ class Rig:
     def target(self) -> DmsTarget:
         return DmsTarget(self.host.ip, 9339, SECRET)
 
+    @abstractmethod
     def do(self, change: Callable[[], Any]) -> Any:
         """Change the world from outside."""
-        raise NotImplementedError
 
+    @abstractmethod
     def put(self, path: str, content: bytes) -> None:
         """A file on the BFB volume; only `BFB` is an image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, op: Operation) -> Any:
         """Wait for an operation: its value, or its error raised."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self) -> None:
         """dmsd runs on every host."""
-        raise NotImplementedError
 
+    @abstractmethod
     def took(self, ask: Callable[[], object]) -> float:
         """Seconds that a call held whoever made it."""
-        raise NotImplementedError
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027  most have nothing to close
+        ...
 
 
 class SimRig(Rig):

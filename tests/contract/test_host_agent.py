@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from twin.sim.volume import File
 CONTENT = b"what the controller wrote"
 
 
-class Rig:
+class Rig(ABC):
     """Two hosts; the DMS pod of the first is `pod`. The volume holds `/bfb/a.cfg` with `CONTENT`."""
 
     agent: HostAgent
@@ -39,13 +40,14 @@ class Rig:
         self.host = self.world.hosts.hosts[self.world.names[0]]
         self.dpu = self.host.dpus[0]
 
-    def do(self, change: Callable[[], Any]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def do(self, change: Callable[[], Any]) -> None: ...
 
-    def run(self, *command: str, pod: Key | None = None) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def run(self, *command: str, pod: Key | None = None) -> str: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027  most have nothing to close
+        ...
 
 
 class SimRig(Rig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,48 +23,48 @@ from twin.sim.runner import Meter
 PCI = "0000:2b:00"
 
 
-class Rig:
+class Rig(ABC):
     """One host with one DPU at `PCI`, an administrator's br-dpu and a default route over it."""
 
     waited_s: float
     """How long the last `set_up` waited for what was missing."""
 
+    @abstractmethod
     def set_up(self, vfs: int, mtu: int, pci: str = PCI) -> str:
         """Run the script; '' or why it failed."""
-        raise NotImplementedError
 
-    def delete(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def delete(self) -> None: ...
 
+    @abstractmethod
     def reboot(self) -> None:
         """The host boots; nobody has put its network back yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self) -> None:
         """What configure-vf does after a boot."""
-        raise NotImplementedError
 
-    def vfs(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def vfs(self) -> int: ...
 
+    @abstractmethod
     def bridged(self) -> bool:
         """Is VF 0 a member of br-dpu?"""
-        raise NotImplementedError
 
-    def mtu(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def mtu(self) -> int: ...
 
-    def saved(self) -> dict[str, tuple[int, int]]:
-        raise NotImplementedError
+    @abstractmethod
+    def saved(self) -> dict[str, tuple[int, int]]: ...
 
-    def break_bridge(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def break_bridge(self) -> None: ...
 
-    def break_route(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def break_route(self) -> None: ...
 
-    def skip_route_check(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def skip_route_check(self) -> None: ...
 
 
 class SimRig(Rig):

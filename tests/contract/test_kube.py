@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,19 +42,19 @@ SEQUENCES = int(os.environ.get("DPF_TWIN_ORACLE_SEQUENCES", "300"))
 
 
 @dataclass
-class World:
+class World(ABC):
     """One API server behind `KubeApi`. `seen` are its watch events in this namespace."""
 
     kube: KubeApi
     space: str
     seen: list[tuple[str, Object]] = field(default_factory=list)
 
+    @abstractmethod
     def settle(self) -> None:
         """Wait until every change so far was seen and owners' dependents were collected."""
-        raise NotImplementedError
 
-    def json_patch(self, kind: type[Object], key: Key, operations: list[dict[str, Any]]) -> Object:
-        raise NotImplementedError
+    @abstractmethod
+    def json_patch(self, kind: type[Object], key: Key, operations: list[dict[str, Any]]) -> Object: ...
 
 
 class SimWorld(World):
