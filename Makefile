@@ -26,11 +26,11 @@ bench: $(READY)  ## the performance table; writes reports/out/bench.json
 lab: $(READY)  ## a lab of two hosts with a DPU each, on real API servers (builds or finds kube-apiserver and etcd)
 	$(BIN)/dpf-twin lab up --speed 60
 
-lab-test: $(READY)  ## whole roll-outs on real parts: live, kill -9, parity, in a cluster (minutes)
-	$(BIN)/pytest -m lab
+lab-test: parity  ## whole roll-outs on real parts: live, kill -9, outages, in a cluster, and parity (more than an hour)
+	$(BIN)/pytest -m "lab and not parity"
 
-parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects (half an hour)
-	$(BIN)/pytest -m parity tests/api/test_live_parity.py
+parity: $(READY)  ## library scenarios in virtual time and on a lab: the same phases, conditions and objects (three quarters of an hour)
+	$(BIN)/pytest -n 2 -m parity tests/api/test_live_parity.py
 
 oracle: $(READY)  ## the API server's contract: 10,000 random sequences on a real API server and on the simulated one
 	DPF_TWIN_ORACLE_SEQUENCES=10000 ADMISSION_CASES=10000 $(BIN)/pytest -q tests/contract/test_kube.py tests/contract/test_admission.py

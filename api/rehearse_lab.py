@@ -36,7 +36,7 @@ from scenarios.base import Scenario, Step
 from scenarios.expect import judge
 from scenarios.pending import pending
 from scenarios.result import Run
-from twin.backends.base import ApiError, Settings
+from twin.backends.base import ApiError, Settings, Unavailable
 from twin.backends.kube import Cluster, LiveKube, open_cluster
 from twin.backends.lab.lab import Lab
 from twin.model.core import Event, Node, Pod
@@ -238,11 +238,19 @@ class LabStory:
         return run
 
     def _dpu_clusters(self) -> dict[str, list[Any]]:
-        """The Nodes of each DPU cluster, by DPUCluster."""
+        """The Nodes of each DPU cluster that answers, by DPUCluster."""
         assert self.program is not None
         planes = {f"{c.metadata.namespace}-{c.metadata.name}": str(c.key) for c in self.kube.list(DpuCluster)}
-        return {planes[name]: list(LiveKube(cluster, cached=False).list(Node))
-                for name, cluster in self.program.clusters().items() if name in planes}
+        found: dict[str, list[Any]] = {}
+        for name, cluster in self.program.clusters().items():
+            if name not in planes:
+                continue
+            try:
+                found[planes[name]] = list(LiveKube(cluster, cached=False).list(Node))
+            except Unavailable as error:
+                self.warnings.append(f"DPUCluster {planes[name]}: its Nodes are as last heard, nobody answers at the "
+                                     f"end of the run: {error}")
+        return found
 
     def view(self) -> Any:
         """The world as `pending` and faults ask for it."""

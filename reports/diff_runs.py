@@ -24,7 +24,7 @@ NEIGHBOURS: Final = ("Node", "NodeMaintenance")
 GONE: Final = "(gone)"
 CONFLICT: Final = " (conflict)"
 """What follows a reason when the write that failed met another one."""
-_CONFLICT: Final = "the object has been modified"
+_CONFLICT: Final = ("the object has been modified", "already exists")
 _FIRST: Final = {"BFB": "Initializing", "DPU": "Initializing", "DPUCluster": "Pending"}
 """Kinds with phases, and the first one, which files leave out because it is a default."""
 _META: Final = ("name", "namespace", "labels", "annotations", "finalizers")
@@ -82,7 +82,7 @@ class History:
         """The next version of an object that has phases; returns the conditions that are new in it."""
         known, told = self._known.setdefault(name, {}), self.told.setdefault(name, [])
         texts = {} if phase == GONE else {
-            type_: f"{type_}={status} {reason}" + (CONFLICT if _CONFLICT in message else "")
+            type_: f"{type_}={status} {reason}" + (CONFLICT if any(text in message for text in _CONFLICT) else "")
             for type_, status, reason, message in conditions}
         changed = [text for type_, text in texts.items() if known.get(type_) != text]
         new = [f"-> {phase}"] if known.get("") != phase else []

@@ -210,6 +210,12 @@ def test_the_run_folder_reproduces_itself(run, tmp_path):
                           "b")[1])["digest"] == first["digest"]
 
 
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.slow
 def test_ctrl_c_says_what_was_kept_and_exits_130(tmp_path):
     """Of many replications those that were finished are kept."""
@@ -218,7 +224,10 @@ def test_ctrl_c_says_what_was_kept_and_exits_130(tmp_path):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("read ")  # everything is loaded: the replications begin
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while cpu_s(process.pid) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
 

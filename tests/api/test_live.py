@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -35,7 +36,7 @@ from twin.backends.kube import LiveKube, open_cluster
 from twin.backends.lab.certificates import authority, issue, kubeconfig
 from twin.model.core import Lease, LeaseSpec, Node, Secret
 from twin.model.meta import ObjectMeta
-from twin.model.provisioning import Dpu, DpuCluster
+from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet
 from twin.runtime.lease import Rules, micro_time
 
 pytestmark = [pytest.mark.slow, pytest.mark.lab]
@@ -170,15 +171,18 @@ def test_metrics_have_upstreams_names(played: Played) -> None:
 
 
 def test_a_shadow_decides_and_touches_nothing(played: Played) -> None:
-    """A DPU is deleted while nobody else leads: the shadow says what it would do, and every version stays."""
-    log = played.log
+    """A DPU is deleted while nobody else works: the shadow says what it would do, and every version stays."""
+    played.live.stop()
+    eventually(lambda: all(thread.name != "live" for thread in threading.enumerate()), within_s=60.0)
+    played.kubectl("delete", "dpu", "worker1-0000-2b-00", "-n", SPACE, "--wait=false")
+    before, said = versions(played), len(played.log.getvalue())
     shadow = Live(Config(kubeconfig=played.kubeconfig, settings=FAST, volume=played.story.lab.folder / "bfb",
-                         lead=False, shadow=True, identity="shadow"), Log(log))
-    before = versions(played)
+                         lead=False, shadow=True, identity="shadow"), Log(played.log))
     shadow.prepare()
     thread = threading.Thread(target=shadow.run)
     thread.start()
-    time.sleep(3.0)
+    would = f'would controller=dpu verb="update status of" object="DPU {SPACE}/worker1-0000-2b-00"'
+    eventually(lambda: any(would in line and "Deleting" in line for line in played.log.getvalue()[said:].splitlines()))
     shadow.stop()
     thread.join(30)
     shadow.close()
@@ -190,7 +194,8 @@ def test_a_shadow_decides_and_touches_nothing(played: Played) -> None:
 
 def versions(played: Played) -> list[str]:
     kube = LiveKube(played.live.lease_cluster, cached=False)
-    return [f"{o.key}@{o.metadata.resource_version}" for kind in (Dpu, DpuCluster) for o in kube.list(kind)]
+    return [f"{kind.KIND} {o.key}@{o.metadata.resource_version}"
+            for kind in (Bfb, DpuSet, DpuDevice, DpuNode, Dpu, DpuCluster) for o in kube.list(kind)]
 
 
 # --- secrets
@@ -287,7 +292,11 @@ def test_of_two_processes_one_leads_and_the_other_takes_over(played: Played) -> 
         thread.start()
     eventually(lambda: any(p.may_work() for p in processes))
     leader, other = sorted(processes, key=lambda p: not p.may_work())
-    time.sleep(1.0)
+    kube = LiveKube(leader.lease_cluster, cached=False)
+    for _ in range(3):  # the other one tries as often as the leader renews
+        renewed = kube.read_live(Lease, leader.elector.key).spec.renew_time
+        eventually(lambda renewed=renewed: (  # type: ignore[misc]
+            kube.read_live(Lease, leader.elector.key).spec.renew_time != renewed))
     assert (leader.may_work(), other.may_work()) == (True, False)
     leader.stop()
     eventually(other.may_work)
@@ -352,6 +361,14 @@ def test_each_mistake_is_one_line(played: Played, tmp_path: Path) -> None:
         got, said = dpf_twin(*words, KUBECONFIG="")
         last = said.splitlines()[-1] if said else ""
         assert (got, says in last) == (code, True), (words, got, said)
+
+
+def test_a_dpu_cluster_that_does_not_answer_at_the_end_is_a_warning(played: Played) -> None:
+    played.story.lab.processes.stop(f"{SPACE}-dpu-cluster-apiserver", with_signal=signal.SIGKILL)
+    run = played.story.result()
+    assert len(run.objects[f"{SPACE}/dpu-cluster"]) == 2
+    assert [w.partition(" at the end of the run: ")[0] for w in run.warnings] == [
+        f"DPUCluster {SPACE}/dpu-cluster: its Nodes are as last heard, nobody answers"]
 
 
 def eventually(true: Callable[[], bool], within_s: float = 15.0) -> None:

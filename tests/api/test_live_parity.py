@@ -86,8 +86,11 @@ def test_a_write_that_met_another_one_is_left_out() -> None:
     history.see("d", "Initializing", [("Initialized", "False", "UpdateDPUNodeError", "refused")], 1.0)
     history.see("d", "Initializing", [("Initialized", "False", "UpdateDPUNodeError",
                                        "the object has been modified; please apply your changes")], 2.0)
+    history.see("d", "Initializing", [("Initialized", "False", "ErrorOccured",
+                                       'nodemaintenances.maintenance.nvidia.com "w" already exists')], 3.0)
     entries = [text for _, text in history.told["d"]]
-    assert entries[1:] == ["Initialized=False UpdateDPUNodeError", "Initialized=False UpdateDPUNodeError (conflict)"]
+    assert entries[1:] == ["Initialized=False UpdateDPUNodeError", "Initialized=False UpdateDPUNodeError (conflict)",
+                           "Initialized=False ErrorOccured (conflict)"]
     assert parity.told(entries) == entries[:2]
 
 

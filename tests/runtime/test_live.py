@@ -16,6 +16,8 @@ from twin.runtime.live import LiveRunner, NotLeading, Readers
 from twin.runtime.reconcile import DONE, Context, Result, Terminal, Watch
 
 KEY = Key("ns", "a")
+LATER = Key("ns", "later")
+"""Worked on when all that came before it is done."""
 
 
 def eventually(true: Callable[[], bool], within_s: float = 90.0) -> None:
@@ -77,8 +79,9 @@ def test_a_key_that_changes_during_its_pass_comes_back_once(rig: Rig) -> None:
         runner.add(KEY)
     go.set()
     eventually(lambda: runner.run == 2)
-    time.sleep(0.02)
-    assert probe.passes == [KEY, KEY]
+    runner.add(LATER)
+    eventually(lambda: runner.run >= 3)
+    assert probe.passes == [KEY, KEY, LATER]
 
 
 def test_two_workers_never_work_on_one_key_at_once(rig: Rig) -> None:
@@ -119,13 +122,15 @@ def test_an_error_is_tried_again_and_success_forgets_it(rig: Rig) -> None:
 
 def test_a_terminal_error_is_not_tried_again(rig: Rig) -> None:
     def act(ctx: Context, key: Key) -> Result:
-        raise Terminal("no")
+        raise Terminal("no") if key == KEY else Conflict("stale")
 
-    runner = rig.run(Probe(act))
+    probe = Probe(act)
+    runner = rig.run(probe)
     runner.add(KEY)
-    eventually(lambda: runner.run == 1)
-    time.sleep(0.03)
-    assert (runner.run, runner.errors, runner.retries) == (1, 1, 0)
+    runner.add(LATER)
+    eventually(lambda: probe.passes.count(LATER) == 3)
+    assert probe.passes.count(KEY) == 1
+    assert runner.queue.failures(KEY) == 0
 
 
 def test_what_no_controller_may_raise_is_reported_and_ends_the_worker(rig: Rig) -> None:
@@ -260,18 +265,22 @@ def test_a_task_waits_for_operations_and_keeps_its_value(stage: Backstage) -> No
 
 
 def test_a_forgotten_task_goes_no_further(stage: Backstage) -> None:
-    memory = LiveMemory(lambda bug: None)
+    memory = LiveMemory(lambda bug: None, workers=1)
     made, reached = LiveOperation("x"), []
 
     def body() -> Any:
         yield made.op
         reached.append(True)
 
+    def nothing() -> Any:
+        yield from ()
+
     task = memory.start("t", body())
     eventually(lambda: bool(made.op.callbacks))
     memory.forget("t")
     made.end(None)
-    time.sleep(0.02)
+    later = memory.start("later", nothing())
+    eventually(lambda: later.finished)
     assert (reached, task.finished, memory.task("t")) == ([], False, None)
 
 
