@@ -210,6 +210,18 @@ def config(rig: Rig) -> bytes:
                         number_of_pfs=2)
 
 
+def activate(rig: Rig, image_bytes: int = 1000) -> str:
+    """Send an image and its bf.cfg and begin the install; returns the version that was activated."""
+    cfg = f"{rig.dpu.name}-uid.cfg"
+    rig.put(f"/bfb/{BFB}", b"Bfv1" + bytes(image_bytes))
+    rig.put(f"/bfb/{cfg}", config(rig))
+    for name in (BFB, cfg):
+        rig.end(rig.dms.os_install(rig.target, name, f"/bfb/{name}"))
+    version = f"{BFB};{cfg}"
+    rig.end(rig.dms.os_activate(rig.target, version))
+    return version
+
+
 def test_nobody_listens_before_dmsd_runs(rig: Rig) -> None:
     with pytest.raises(RpcError) as closed:
         rig.dms.dial(rig.target)
@@ -252,12 +264,7 @@ def test_the_mode_is_set_for_the_next_reset(rig: Rig) -> None:
 
 def test_an_install_goes_from_stream_to_a_running_system(rig: Rig) -> None:
     rig.start()
-    cfg = f"{rig.dpu.name}-uid.cfg"
-    rig.put(f"/bfb/{BFB}", b"Bfv1" + bytes(3_000_000))
-    rig.put(f"/bfb/{cfg}", config(rig))
-    rig.end(rig.dms.os_install(rig.target, BFB, f"/bfb/{BFB}"))
-    rig.end(rig.dms.os_install(rig.target, cfg, f"/bfb/{cfg}"))
-    rig.end(rig.dms.os_activate(rig.target, f"{BFB};{cfg}"))
+    activate(rig, image_bytes=3_000_000)
     assert rig.end(rig.dms.reboot_status(rig.target)) == (True, "")
     asked, answer = 1, (True, "")
     while answer[0]:
@@ -386,13 +393,8 @@ def test_a_server_that_gets_lost_breaks_what_is_under_way(rig: Rig, how: str) ->
 
 def test_polling_for_the_reboot_ends_with_the_install(rig: Rig) -> None:
     rig.start()
-    cfg = f"{rig.dpu.name}-uid.cfg"
-    rig.put(f"/bfb/{BFB}", b"Bfv1" + bytes(1000))
-    rig.put(f"/bfb/{cfg}", config(rig))
-    for name in (BFB, cfg):
-        rig.end(rig.dms.os_install(rig.target, name, f"/bfb/{name}"))
-    rig.end(rig.dms.os_activate(rig.target, f"{BFB};{cfg}"))
-    ended = rig.dms.reboot_ended(rig.target, f"{BFB};{cfg}", every_s=rig.poll_s)
+    version = activate(rig)
+    ended = rig.dms.reboot_ended(rig.target, version, every_s=rig.poll_s)
     assert rig.end(ended) == (False, "SUCCESS")
     image = rig.dpu.device.image
     assert image is not None
@@ -401,12 +403,7 @@ def test_polling_for_the_reboot_ends_with_the_install(rig: Rig) -> None:
 
 def test_polling_for_the_reboot_ends_with_its_budget(rig: Rig) -> None:
     rig.start()
-    cfg = f"{rig.dpu.name}-uid.cfg"
-    rig.put(f"/bfb/{BFB}", b"Bfv1" + bytes(1000))
-    rig.put(f"/bfb/{cfg}", config(rig))
-    for name in (BFB, cfg):
-        rig.end(rig.dms.os_install(rig.target, name, f"/bfb/{name}"))
-    rig.end(rig.dms.os_activate(rig.target, f"{BFB};{cfg}"))
+    version = activate(rig)
 
     def hang() -> None:
         assert rig.dpu.timer is not None
@@ -414,7 +411,7 @@ def test_polling_for_the_reboot_ends_with_its_budget(rig: Rig) -> None:
 
     rig.do(hang)
     with pytest.raises(RpcError) as late:
-        rig.end(rig.dms.reboot_ended(rig.target, f"{BFB};{cfg}", every_s=rig.poll_s, budget_s=2.5 * rig.poll_s))
+        rig.end(rig.dms.reboot_ended(rig.target, version, every_s=rig.poll_s, budget_s=2.5 * rig.poll_s))
     assert (late.value.code, str(late.value)) == (
         "DEADLINE_EXCEEDED", "rpc error: code = DeadlineExceeded desc = context deadline exceeded")
 
