@@ -109,7 +109,8 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
     **dict.fromkeys((
         "fault-api-errors", "fault-api-slow", "fault-watch-broken", "fault-watch-duplicate"),
         _SERVER),
-    **dict.fromkeys(("issue-4123204-nfs-down-deletion", "issue-4123204-nfs-down-install"), _VOLUME),
+    **dict.fromkeys(("issue-4123204-nfs-down-deletion", "issue-4123204-nfs-down-install", "wart-bfb-volume-away"),
+                    _VOLUME),
     "wart-pdb-blocks-drain": _BUDGET,
     **dict.fromkeys(("wart-kubeconfig-rotated", "wart-kubeconfig-rotated-fixed"), _CREDENTIALS),
     **dict.fromkeys((

@@ -273,7 +273,8 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     "one-dpu-per-host": _sibling_rebooted,
     "token-expiry": lambda e: bool(e.stays(Phase.REBOOTING, 7200.0)) and bool(e.stays(Phase.DPU_CLUSTER_CONFIG, 600.0)),
     "4583693": _flavor_asks_for_cycle,
-    "bfb-error-parks-dpus": lambda e: e.event("FailedDownload") and e.said("Pending/BFBIsNotReady"),
+    "bfb-error-parks-dpus": lambda e: e.said("Pending/BFBIsNotReady") and (e.event("FailedDownload") or any(
+        b.status is not None and b.status.phase == "Error" for b in e.all(Bfb))),
     "bfb-unreadable-version-loop": lambda e: e.event("FailedGetBFBVersion", count=2),
     "dms-pod-not-recreated": _pod_lost,
     "tasks-lost-on-restart": _installed_twice,

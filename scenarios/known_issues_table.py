@@ -86,8 +86,8 @@ ISSUES: Final[tuple[KnownIssue, ...]] = (
            way_out="edit the DPUDeployment"),
 
     _wart("bfb-error-parks-dpus", "a BFB that cannot be downloaded holds all its DPUs in Pending",
-          "wart-bfb-error-parks-dpus wart-bfb-not-on-server fault-image-server-down wart-download-breaks "
-          "wart-download-breaks-fixed", row=1, warts="download-unchecked",
+          "wart-bfb-error-parks-dpus wart-bfb-volume-away wart-bfb-not-on-server fault-image-server-down "
+          "wart-download-breaks wart-download-breaks-fixed", row=1, warts="download-unchecked",
           rules="image-unreachable", way_out="delete the BFB and make it anew"),
     _wart("bfb-unreadable-version-loop", "a BFB whose versions cannot be read stays in Downloading and complains "
           "every 5 s", "wart-bfb-unreadable-version-loop", row=1),

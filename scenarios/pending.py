@@ -29,7 +29,9 @@ def _bfbs(world: World) -> Iterator[str]:
         if bfb.deleting:
             yield f"BFB {bfb.key} is still being deleted"
         elif phase != "Ready":
-            yield f"BFB {bfb.key} is in {phase or 'no phase'}{_complaint(world, bfb)}"
+            # All that ends in Error has a Warning, but for a volume that could not be read.
+            silent = ": its volume could not be read (no Event tells of it)" if phase == "Error" else ""
+            yield f"BFB {bfb.key} is in {phase or 'no phase'}{_complaint(world, bfb) or silent}"
 
 
 def _complaint(world: World, about: Object) -> str:
