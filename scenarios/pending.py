@@ -66,7 +66,8 @@ def _dpus(world: World) -> Iterator[str]:
         if dpu.deleting:
             yield f"DPU {dpu.key} is still being deleted, in phase {phase}{_why(dpu)}"
         elif phase != Phase.READY or condition_status(conditions, "Ready") != "True":
-            yield f"DPU {dpu.key} is in phase {phase or 'none'}{_why(dpu)}{_cut(dpu, hosts[dpu.spec.dpu_node_name])}"
+            why = _why(dpu) or _unsaid(world, dpu, phase)
+            yield f"DPU {dpu.key} is in phase {phase or 'none'}{why}{_cut(dpu, hosts[dpu.spec.dpu_node_name])}"
         else:
             owner = next((sets[r.uid] for r in dpu.metadata.owner_references if r.uid in sets), None)
             if owner is not None:
@@ -88,6 +89,14 @@ def _why(dpu: Dpu) -> str:
         if c.status != "True":
             return f": {c.reason}" + (f" ({c.message})" if c.message else "")
     return ""
+
+
+def _unsaid(world: World, dpu: Dpu, phase: str) -> str:
+    """Where no condition says no."""
+    node = world.host_cluster.find(DpuNode, Key(dpu.metadata.namespace, dpu.spec.dpu_node_name))
+    if phase == Phase.REBOOTING and node is not None and node.status is not None and node.status.kube_node_ref is None:
+        return ": a warm reboot of a host outside Kubernetes does nothing, and no condition tells of it"
+    return ": no condition says what it waits for"
 
 
 def _cut(dpu: Dpu, of_host: list[Dpu]) -> str:
