@@ -26,6 +26,8 @@ from twin.runtime.reconcile import Context, Reconciler, Result, Terminal
 from twin.sim.clock import EPOCH, TwinEnvironment
 
 _NEVER = 1 << 62
+_FLOAT_NS = 240
+"""A pass so little before a deadline may see it reached: its clock is a double of seconds since 1970."""
 PASSES = 10
 """SimPy priority of the first controller's passes; the world's own events run at 1 (SimPy's NORMAL)."""
 
@@ -259,9 +261,12 @@ class Runner:
         self._tail_offset = tail
 
     def _at_work(self, key: Key, start: int, end: int) -> None:
-        """The key is worked on from start to end: its own timer, if it fires until then, brings it back at the end."""
+        """The key is worked on from start to end: its own timer brings it back at the end if it fires in between.
+
+        One that fires by the start finds the key in line.
+        """
         due = self.queue.due.get(key)
-        if due is not None and due < end:
+        if due is not None and (due <= start or due < end):
             self.queue.drop_timer(key)
             if due > start:
                 self._redo[key] = end
@@ -598,7 +603,7 @@ class Runner:
         self._memo[key] = (cost, again)
         until = ctx.unchanged_until
         if until is not None:
-            at = round((until - EPOCH) * NS)
+            at = round((until - EPOCH) * NS) - _FLOAT_NS
             self.env.call_at(max(at - self.env.now, 0), self.stale, key)
 
     def _error(self, key: Key, message: str) -> None:
