@@ -9,6 +9,8 @@ from twin.backends.base import AlreadyExists, ApiError, Conflict, Invalid, NotFo
 from twin.model.core import ConfigMap, Node, Pod, PodSpec
 from twin.model.meta import Key, ObjectMeta, OwnerReference, replace
 from twin.model.provisioning import Dpu, DpuDevice, DpuDeviceSpec
+from twin.runtime.webhook import Webhook
+from twin.sim.admission import Webhooks
 from twin.sim.kube import ApiServer
 from twin.sim.status import status_body
 
@@ -230,6 +232,48 @@ def test_a_dependent_of_two_stays_with_the_one_that_is_left() -> None:
     api.delete(two, propagation="Foreground")
     api.run()
     assert api.now(child) is None
+
+
+@pytest.mark.parametrize("propagation", ["Background", "Foreground", "Orphan"])
+def test_the_collector_tries_again_while_a_webhook_refuses(propagation: str) -> None:
+    """The owner's finalizer, the dependent's reference or the dependent itself: each write of the collector's."""
+    hook = Webhook("v", "/v", ConfigMap, ("UPDATE", "DELETE"), False, lambda operation, obj, old, reader: obj)
+    api = Api(webhooks=Webhooks((hook,)))
+    owner = api.create(config("owner"))
+    child = api.create(owned("child", owner.owner_reference(), finalizers=() if propagation == "Orphan" else HOLD))
+    api.delete(owner, propagation=propagation)
+    api.server.webhooks.down = "connection refused"
+    api.run(30)
+    assert (api.now(owner) is None) == (propagation == "Background")
+    assert (api.now(child).deleting, len(api.now(child).metadata.owner_references)) == (False, 1)
+    api.server.webhooks.down = ""
+    api.run(30)
+    if propagation != "Orphan":
+        assert api.now(child).deleting
+        left = api.now(child)
+        api.update(replace(left, metadata=replace(left.metadata, finalizers=())))
+        api.run(30)
+    assert api.now(owner) is None
+    assert (api.now(child) is None) == (propagation != "Orphan")
+
+
+def test_an_owner_goes_after_a_webhook_refused_its_last_finalizer() -> None:
+    """What blocked it goes meanwhile, by a write that is not the collector's and must not fail for it."""
+    hook = Webhook("v", "/v", ConfigMap, ("UPDATE",), False, lambda operation, obj, old, reader: obj)
+    api = Api(webhooks=Webhooks((hook,)))
+    owner = api.create(config("owner"))
+    pod = api.create(Pod(metadata=ObjectMeta(name="p", namespace=SPACE, owner_references=(owner.owner_reference(),),
+                                             finalizers=HOLD), spec=PodSpec()))
+    api.delete(owner, propagation="Foreground")
+    api.run(30)
+    api.server.webhooks.down = "connection refused"
+    left = api.now(pod)
+    api.update(replace(left, metadata=replace(left.metadata, finalizers=())))
+    assert api.now(pod) is None
+    assert api.now(owner).metadata.finalizers == ("foregroundDeletion",)
+    api.server.webhooks.down = ""
+    api.run(30)
+    assert api.now(owner) is None
 
 
 @pytest.mark.parametrize("case", ["never there", "another uid", "another namespace"])

@@ -7,14 +7,14 @@ References count only within the dependent's namespace, or to a cluster-wide kin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from twin.backends.base import ApiError
 from twin.model.kinds import kind_of
 from twin.model.meta import Key, Object, ObjectMeta, OwnerReference, Unstructured, replace
 from twin.sim.clock import SECOND, TwinEnvironment
-from twin.sim.status import Resource, kind_name
+from twin.sim.status import Resource, kind_name, resource_of
 
 FOREGROUND: Final = "foregroundDeletion"
 ORPHAN: Final = "orphan"
@@ -80,10 +80,17 @@ class Collector:
 
     # --- what it does
 
-    def _later(self, at_ns: int, do: object, *args: object) -> None:
+    def _later(self, at_ns: int, do: Callable[..., None], *args: Any) -> None:
         if self._delay_ns is not None:
             env = self._server.env
-            env.call_at(max(at_ns - env.now, 0) + self._delay_ns, do, *args)  # type: ignore[arg-type]
+            env.call_at(max(at_ns - env.now, 0) + self._delay_ns, self._try, do, *args)
+
+    def _try(self, do: Callable[..., None], *args: Any) -> None:
+        """Refused, by a webhook for example: the real collector tries again with back-off."""
+        try:
+            do(*args)
+        except ApiError:
+            self._server.env.call_at(_AGAIN_NS, self._try, do, *args)
 
     def _collect(self, resource: Resource, key: Key, uid: str) -> None:
         """The dependents of an owner that is gone, or going by foreground or orphan deletion."""
@@ -97,10 +104,8 @@ class Collector:
             return
         for child_resource, child in self._children(uid):
             if owner is None or any(r.uid == uid and r.block_owner_deletion for r in child.metadata.owner_references):
-                self._look_at(child_resource, child.key, child.metadata.uid)
-        owner = self._server.table(resource).get(key)
-        if owner is not None and owner.metadata.uid == uid:
-            self._finish(owner)
+                self._try(self._look_at, child_resource, child.key, child.metadata.uid)
+        self._finish(resource, key, uid)
 
     def _look_at(self, resource: Resource, key: Key, uid: str) -> None:
         """Delete this object if nothing holds it; take off references to owners that do not."""
@@ -120,18 +125,14 @@ class Collector:
         if solid:
             self._release(resource, obj, tuple(idle))
             return
-        try:
-            foreground = leaving and self.has_dependents(uid)
-            self._server.delete(resource, key, COLLECTOR, self._server.env.now, uid=uid,
-                                propagation="Foreground" if foreground else "Background")
-        except ApiError:
-            # Refused by a webhook: the real collector tries again with back-off.
-            self._server.env.call_at(_AGAIN_NS, self._look_at, resource, key, uid)
+        foreground = leaving and self.has_dependents(uid)
+        self._server.delete(resource, key, COLLECTOR, self._server.env.now, uid=uid,
+                            propagation="Foreground" if foreground else "Background")
 
-    def _finish(self, owner: Object) -> None:
+    def _finish(self, resource: Resource, key: Key, uid: str) -> None:
         """An owner in foreground deletion goes when its last blocking dependent has gone."""
-        uid = owner.metadata.uid
-        if FOREGROUND in owner.metadata.finalizers and not any(
+        owner = self._server.table(resource).get(key)
+        if owner is not None and owner.metadata.uid == uid and FOREGROUND in owner.metadata.finalizers and not any(
                 ref.uid == uid and ref.block_owner_deletion
                 for _, child in self._children(uid) for ref in child.metadata.owner_references):
             self._strip(owner, FOREGROUND)
@@ -139,7 +140,7 @@ class Collector:
     def _owner_may_go(self, ref: OwnerReference, key: Key) -> None:
         owner = self._owner(ref, key)
         if self._delay_ns is not None and owner is not None and owner.deleting:
-            self._finish(owner)
+            self._try(self._finish, resource_of(owner), owner.key, owner.metadata.uid)
 
     def _children(self, uid: str) -> list[tuple[Resource, Object]]:
         return [(r, child) for r, k in list(self._dependents.get(uid, {}))

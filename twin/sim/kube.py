@@ -42,13 +42,14 @@ from twin.sim.status import (
     kind_name,
     no_version,
     not_found,
+    resource_of,
     resource_parts,
     too_large_version,
 )
 from twin.sim.trace import Trace
 from twin.sim.watch import ApiWatch, History
 
-__all__ = ["ApiServer", "Observer", "Resource", "resource_of"]
+__all__ = ["ApiServer", "Observer", "Resource"]
 
 T = TypeVar("T", bound=Object)
 Observer = Callable[[Object | None, Object | None, int], None]
@@ -60,12 +61,6 @@ NAME_ATTEMPTS = 8
 NAME_BASE = 58
 """Characters of generateName that are used: names have 63, the suffix 5."""
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
-
-
-def resource_of(obj: Object) -> Resource:
-    if isinstance(obj, Unstructured):
-        return f"{obj.kind}.{obj.group_version.rpartition('/')[0]}"
-    return type(obj)
 
 
 class Follower(Protocol):

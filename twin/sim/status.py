@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twin.backends.base import AlreadyExists, ApiError, Conflict, Invalid, NotFound
-from twin.model.meta import Key, Object
+from twin.model.meta import Key, Object, Unstructured
 
 Resource = type[Object] | str
 """What one table of the store holds: a typed kind, or 'kind.group' of a kind we have no class for."""
@@ -23,6 +23,12 @@ def plural(resource: Resource) -> str:
     """The name a Status message uses: `dpus.provisioning.dpu.nvidia.com`."""
     _, group, many = resource_parts(resource)
     return f"{many}.{group}" if group else many
+
+
+def resource_of(obj: Object) -> Resource:
+    if isinstance(obj, Unstructured):
+        return f"{obj.kind}.{obj.group_version.rpartition('/')[0]}"
+    return type(obj)
 
 
 def kind_name(resource: Resource) -> str:
