@@ -120,8 +120,8 @@ def real(planes: ControlPlanes, tmp_path_factory: pytest.TempPathFactory) -> Ite
     planes.remove("admission")
 
 
-def _path(kind: type[Object]) -> str:
-    return f"/apis/{kind.GROUP}/{kind.VERSION}/namespaces/n/{kind.PLURAL}"
+def _path(kind: type[Object], namespace: str = "n") -> str:
+    return f"/apis/{kind.GROUP}/{kind.VERSION}/namespaces/{namespace}/{kind.PLURAL}"
 
 
 def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -178,6 +178,29 @@ def test_random_mistakes_get_the_answers_of_a_real_server(real: Real) -> None:
         else:
             status, answer = real.ask("POST", path, new)
         _compare(kind, new, old, status, answer)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("folder", ["hbn_ovn", "hbn_only"])
+def test_upstreams_own_manifests_are_taken_whole(real: Real, folder: str) -> None:
+    """No field of theirs is unknown to our CRDs, and what is stored is what our own admission makes of it."""
+    shared = Path(__file__).parents[3] / "shared" / "dpf" / "manifests" / "v25.4" / folder
+    if not shared.exists():
+        pytest.skip("../shared is not here")
+    variables = {"BLUEFIELD_BITSTREAM": "http://x/b.bfb", "DPUCLUSTER_VIP": "10.0.0.9",
+                 "DPUCLUSTER_INTERFACE": "eno1", "TARGETCLUSTER_API_SERVER_PORT": "6443"}
+    taken = 0
+    for path in sorted(shared.glob("*.yaml")):
+        text = re.sub(r"\$\{?([A-Z_]+)\}?", lambda found: variables.get(found[1], "https://x"), path.read_text())
+        for manifest in (m for m in yaml.safe_load_all(text) if m):
+            kind, namespace = KINDS[manifest["kind"]], manifest["metadata"]["namespace"]
+            real.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+            url = f"{_path(kind, namespace)}?fieldValidation=Strict&dryRun=All"
+            status, answer = real.ask("POST", url, manifest)
+            assert status == 201, (path.name, answer["message"])
+            assert same(_bare(answer), _ours(kind, manifest, None)[2]), (path.name, answer)
+            taken += 1
+    assert taken >= 10
 
 
 def _compare(kind: type[Object], new: Json, old: Json | None, status: int, answer: Json) -> None:
