@@ -73,7 +73,7 @@ class TwinEnvironment(simpy.Environment):
     def __init__(self, *, tie_seed: int | None = None) -> None:
         super().__init__(0)
         self.executed = 0
-        self.reached = 0
+        self.reached: float = 0
         """The highest priority that has run in this instant: everything of lower priority has had its turn in it."""
         if tie_seed is not None:
             self._eid: Iterator[int] = _shuffled(tie_seed)  # type: ignore[assignment]
@@ -87,7 +87,7 @@ class TwinEnvironment(simpy.Environment):
         """Seconds since the start."""
         return self._now / SECOND
 
-    def call_at(self, delay_ns: int, fn: Callable[..., object], *args: Any, priority: int = _NORMAL) -> Call:
+    def call_at(self, delay_ns: int, fn: Callable[..., object], *args: Any, priority: float = _NORMAL) -> Call:
         """Call `fn(*args)` in `delay_ns` nanoseconds (0: later in this instant). Nothing is cheaper to schedule.
 
         Within one instant lower priorities come first.
@@ -103,9 +103,12 @@ class TwinEnvironment(simpy.Environment):
         """As `call_at`, for a call that is never cancelled and a delay known not to be negative: the hot path."""
         heappush(self._queue, (self._now + delay_ns, priority, next(self._eid), fn, args))
 
-    def call_late(self, delay_ns: int, fn: Callable[..., object], *args: Any) -> Call:
-        """As `call_at`, but after everything else of that instant: for whoever looks at what the instant brought."""
-        return self.call_at(delay_ns, fn, *args, priority=_LATE)
+    def call_late(self, delay_ns: int, fn: Callable[..., object], *args: Any, rank: float = 0.0) -> Call:
+        """As `call_at`, but after everything else of that instant: for whoever looks at what the instant brought.
+
+        Of those the lower `rank` (0 to 1) comes first, whoever was scheduled first.
+        """
+        return self.call_at(delay_ns, fn, *args, priority=_LATE + rank)
 
     def operation(self, name: str, delay_ns: int, value: Any = None) -> Operation:
         """An operation that succeeds with `value` in `delay_ns` nanoseconds."""

@@ -33,7 +33,7 @@ class SimDpu:
     """One card in its host. `pci` has colons and the domain; `name` is that of its DPUDevice."""
 
     __slots__ = ("board", "card", "counts", "device", "doomed", "ends_ns", "host", "kubelet_ready", "may_join",
-                 "name", "p0_up", "pci", "pending", "seasoned", "timer", "up_ns")
+                 "name", "p0_up", "pci", "pending", "rank", "seasoned", "timer", "up_ns")
 
     def __init__(self, card: Card, host: SimHost) -> None:
         self.card = card
@@ -50,6 +50,7 @@ class SimDpu:
         self.doomed = ""  # why the install under way will fail at its end
         self.p0_up = True
         self.may_join = True
+        self.rank = 0.0  # place in the fleet, 0 to 1: who joins first of those that join in one instant
         self.up_ns = 0
         self.kubelet_ready = False
         self.seasoned = False  # was Ready before with this installation: its images are on disk
@@ -127,6 +128,8 @@ class Hosts:
         self._collapse = collapse
         self.hosts = {h.name: SimHost(h) for h in hosts}
         self.dpus: dict[str, SimDpu] = {d.name: d for h in self.hosts.values() for d in h.dpus}
+        for n, dpu in enumerate(self.dpus.values()):
+            dpu.rank = n / len(self.dpus)
         self.listeners = Listeners()
         self.readers: dict[Any, dict[Any, None]] = {}
         """Passes that read ("device", dpu) or ("uptime", host), see `twin.sim.runner.touch`."""
@@ -340,7 +343,7 @@ class Hosts:
         refused, self._refused = self._refused, {}
         for dpu, at in refused.items():
             wait = self._turn(at) if self._env.now != at else ns(self._timing.sample("join-retry"))
-            dpu.pending = self._env.call_late(wait, self._try_join, dpu)
+            dpu.pending = self._env.call_late(wait, self._try_join, dpu, rank=dpu.rank)
 
     def _turn(self, start: int) -> int:
         """Nanoseconds until the loop that started at `start` turns next; 0 if it turns in this instant."""
@@ -354,7 +357,7 @@ class Hosts:
         elif dpu.pending is None and not dpu.kubelet_ready and dpu not in self._refused:
             if not dpu.device.joined:
                 delay = self._turn(dpu.up_ns) + self.sample_ns("dpu-join", dpu)
-                dpu.pending = self._env.call_late(delay, self._try_join, dpu)
+                dpu.pending = self._env.call_late(delay, self._try_join, dpu, rank=dpu.rank)
             else:
                 delay = 0 if dpu.seasoned else self.sample_ns("cni-ready", dpu)
                 dpu.pending = self._env.call_at(delay, self._ready, dpu)
@@ -378,7 +381,7 @@ class Hosts:
                 self._refused[dpu] = self._env.now
             else:
                 period = ns(self._timing.sample("join-retry"))
-                dpu.pending = self._env.call_late(period, self._try_join, dpu)
+                dpu.pending = self._env.call_late(period, self._try_join, dpu, rank=dpu.rank)
             return
         dpu.device = replace(dpu.device, joined=True)
         self._note("joined", dpu.host.name, dpu.name)
