@@ -179,7 +179,7 @@ def test_a_shadow_decides_and_touches_nothing(played: Played) -> None:
     shadow = Live(Config(kubeconfig=played.kubeconfig, settings=FAST, volume=played.story.lab.folder / "bfb",
                          lead=False, shadow=True, identity="shadow"), Log(played.log))
     shadow.prepare()
-    thread = threading.Thread(target=shadow.run)
+    thread = threading.Thread(target=shadow.run, daemon=True)
     thread.start()
     would = f'would controller=dpu verb="update status of" object="DPU {SPACE}/worker1-0000-2b-00"'
     eventually(lambda: any(would in line and "Deleting" in line for line in played.log.getvalue()[said:].splitlines()))
@@ -287,7 +287,7 @@ def test_of_two_processes_one_leads_and_the_other_takes_over(played: Played) -> 
         identity=name, rules=rules), Log(quiet=True)) for name in ("one", "two")]
     for each in processes:
         each.observe = lambda: None  # type: ignore[method-assign]
-    threads = [threading.Thread(target=each.run) for each in processes]
+    threads = [threading.Thread(target=each.run, daemon=True) for each in processes]
     for thread in threads:
         thread.start()
     eventually(lambda: any(p.may_work() for p in processes))
