@@ -392,7 +392,7 @@ class Play:
             elif step.verb.startswith("delete"):
                 self._delete(step)
             else:
-                raise NotImplementedError(step.what)
+                raise LookupError(f"nothing here plays the recorded step {step.what!r}")
         except ApiError as error:
             self.answers.append((step, error.code, str(error)))
         else:
@@ -473,4 +473,4 @@ class Play:
             if words in step.what:
                 act(self)
                 return
-        raise NotImplementedError(step.what)
+        raise LookupError(f"no neighbour plays the recorded step {step.what!r}")

@@ -18,8 +18,6 @@ from scenarios.result import Run, summarise
 from twin.model.provisioning import PHASES
 from twin.sim.trace import Trace
 
-pytest.importorskip("matplotlib")
-
 
 def texts(figure: Any) -> str:
     """All text of a figure, from its SVG (text stays text there)."""

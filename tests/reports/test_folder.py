@@ -11,15 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from reports import folder
 from reports.diff_runs import history
 from reports.folder import FolderError, RunFolder, read, write
 from reports.look import kinds_in
 from scenarios.result import TABLES, Run, Summary, summarise
-
-pytest.importorskip("pyarrow")
-zstandard = pytest.importorskip("zstandard")
 
 
 @pytest.fixture(scope="module")

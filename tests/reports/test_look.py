@@ -20,8 +20,6 @@ from twin.model.meta import Condition, ObjectMeta, Unstructured, format_time
 from twin.model.provisioning import Dpu, DpuSpec, DpuStatus
 from twin.sim.trace import NS, Trace
 
-pytest.importorskip("zstandard")
-
 EPOCH = 1_735_689_600.0
 DPF = "dpf-operator-system"
 PLANTED = "cGxhbnRlZC1zZWNyZXQ="

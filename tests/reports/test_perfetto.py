@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb2
 
 from reports.perfetto import timeline
 from scenarios.result import Run
 from twin.sim.trace import NS, Trace
-
-pb2 = pytest.importorskip("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
 
 BEGIN, END, COUNTER = 1, 2, 4
 
