@@ -70,7 +70,7 @@ class DpuNodeReconciler:
 
     name: ClassVar[str] = "dpunode"
     watches: ClassVar[tuple[Watch, ...]] = (
-        Watch(DpuNode), Watch(Node, _of_node, _labels_changed), Watch(Dpu, _of_dpu))
+        Watch(DpuNode), Watch(Node, _of_node, _labels_changed, unchanged=False), Watch(Dpu, _of_dpu, plain=True))
 
     @classmethod
     def make(cls, backends: Backends) -> DpuNodeReconciler:

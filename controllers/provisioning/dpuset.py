@@ -61,9 +61,9 @@ class DpuSetReconciler:
     @property
     def watches(self) -> tuple[Watch, ...]:
         # upstream: dpuset-blind-to-dpunodes
-        nodes = (Watch(DpuNode, _every_set, _labels_changed, alike=True),) if WATCH_NODES in self.policies else ()
-        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet)), Watch(DpuDevice, _every_set, alike=True),
-                Watch(DpuFlavor, _sets_naming), *nodes)
+        nodes = Watch(DpuNode, _every_set, _labels_changed, alike=True, unchanged=False)
+        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), plain=True), Watch(DpuDevice, _every_set, alike=True),
+                Watch(DpuFlavor, _sets_naming), *((nodes,) if WATCH_NODES in self.policies else ()))
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         dpuset = self.kube.get(DpuSet, key)

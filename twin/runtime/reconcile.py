@@ -48,6 +48,10 @@ class Watch:
     when: Predicate | None = None
     alike: bool = False
     """`to` gives the same keys whichever object changed: after a resync one question is enough."""
+    plain: bool = False
+    """`to` looks at the object alone, so its answer holds until the object changes."""
+    unchanged: bool | None = None
+    """What `when` says of any object that has not changed, as in a resync. None: it depends on the object."""
 
 
 class Context:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, cast
+from itertools import chain
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from twin.backends.base import ASKED_FOR_CREDENTIALS, ApiError, Unavailable, View
 from twin.model.kinds import KINDS
@@ -38,18 +39,32 @@ class TimedOut(Unavailable):
     maybe_landed = True
 
 
+class Watcher(NamedTuple):
+    """Who is woken by changes of a kind, and by which."""
+
+    add: Callable[[Key], None]
+    reconciler: Reconciler
+    to: Mapper | None
+    when: Predicate | None
+    woken: dict[Key, tuple[Key, ...]] | None
+    """What each object maps to, in the order of the objects, of a watch whose mapping looks at the object alone."""
+    add_all: Callable[[Iterable[Key]], None]
+    watch: Watch
+
+
 class Informer:
-    """The cached objects of one kind."""
+    """The cached objects of one kind, in one process's cache."""
 
-    __slots__ = ("by_label", "objects", "readers", "views", "watchers")
+    __slots__ = ("by_label", "cache", "kind", "objects", "readers", "views", "watchers")
 
-    def __init__(self, objects: dict[Key, Object]) -> None:
-        self.objects = objects
+    def __init__(self, cache: Cache, kind: Resource) -> None:
+        self.cache = cache
+        self.kind = kind
+        self.objects: dict[Key, Object] = dict(cache.server.table(kind))
         self.readers: dict[Any, dict[Any, None]] = {}
         """Tokens: a key, None (a list of all), or (label, value)."""
         self.by_label: dict[str, dict[str, dict[Key, Object]]] = {}
-        self.watchers: list[tuple[Queue, Reconciler, Mapper | None, Predicate | None, bool]] = []
-        """Queue, and of the watch: `to`, `when`, `alike`."""
+        self.watchers: list[Watcher] = []
         self.views: list[View] = []
 
     def labelled(self, label: str, value: str) -> dict[Key, Object]:
@@ -61,6 +76,90 @@ class Informer:
                 if v is not None:
                     index.setdefault(v, {})[key] = obj
         return index.get(value, {})
+
+    # --- what the API server calls
+
+    def receive(self, key: Key, before: Object | None, new: Object | None, last: Object) -> None:
+        """A watch event: the version `before` became `new`, or went, `last` being its last version."""
+        if not self.cache.connected:
+            return
+        old = self.objects.get(key)
+        if (old is None or old is not before) and not self.is_news(key, old, new, last):
+            return
+        self.change(key, old, new)
+
+    def is_news(self, key: Key, old: Object | None, new: Object | None, last: Object) -> bool:
+        """Versions older than the cached one are late and dropped, as is what has gone meanwhile."""
+        if old is None:
+            stored = None if new is None else self.cache.server.table(self.kind).get(key)
+            return stored is not None and new is not None and stored.metadata.uid == new.metadata.uid
+        if new is None:
+            return old.metadata.uid == last.metadata.uid
+        return int(old.metadata.resource_version) < int(last.metadata.resource_version)
+
+    def change(self, key: Key, old: Object | None, new: Object | None) -> None:
+        """Keep what has arrived, and wake whom it concerns."""
+        objects, readers = self.objects, self.readers
+        if readers:
+            if key in readers:
+                touch(readers, key)
+            if None in readers:
+                touch(readers, None)
+        if new is None:
+            del objects[key]
+        else:
+            objects[key] = new
+        if self.by_label:
+            self._reindex(key, old, new)
+        for view in self.views:
+            for token in view.observe(old, new):
+                touch(self.cache.view_readers, token)
+        for _ in _TWICE if self.cache.twice else _ONCE:
+            for add, reconciler, to, when, woken, _, _ in self.watchers:
+                if when is not None and not when(old, new):
+                    continue
+                if to is None:
+                    add(key)
+                elif woken is not None:
+                    _wake_mapped(add, key, woken, () if new is None else tuple(to(reconciler, new)), new is None)
+                else:
+                    if new is not None:
+                        for one in to(reconciler, new):
+                            add(one)
+                    if old is not None and old is not new:
+                        for one in to(reconciler, old):
+                            add(one)
+
+    def _reindex(self, key: Key, old: Object | None, new: Object | None) -> None:
+        readers = self.readers
+        for label, index in self.by_label.items():
+            was = old.metadata.labels.get(label) if old is not None else None
+            now = new.metadata.labels.get(label) if new is not None else None
+            if was is not None:
+                if readers:
+                    touch(readers, (label, was))
+                if was != now:
+                    index[was].pop(key, None)
+            if now is not None and new is not None:
+                if was != now:
+                    touch(readers, (label, now))
+                index.setdefault(now, {})[key] = new
+
+
+def _wake_mapped(add: Callable[[Key], None], key: Key, woken: dict[Key, tuple[Key, ...]], now: tuple[Key, ...],
+                 gone: bool) -> None:
+    """Wake what the object maps to, and what it mapped to until now."""
+    was = woken.get(key, ())
+    if gone:
+        woken.pop(key, None)
+    else:
+        woken[key] = now
+    for one in now:
+        add(one)
+    if was != now:
+        for one in was:
+            add(one)
+
 
 
 class Cache:
@@ -78,19 +177,21 @@ class Cache:
     def informer(self, kind: Resource) -> Informer:
         found = self._informers.get(kind)
         if found is None:
-            found = self._informers[kind] = Informer(dict(self.server.table(kind)))
-            self.server.attach(self, kind)
+            found = self._informers[kind] = Informer(self, kind)
+            self.server.attach(found, kind)
         return found
 
     def watch(self, runner: Queue, reconciler: Reconciler, watch: Watch) -> None:
         """Wake this controller from now on, and once for every object there is."""
         informer = self.informer(watch.kind)
-        informer.watchers.append((runner, reconciler, watch.to, watch.when, watch.alike))
+        to, when = watch.to, watch.when
+        woken = {k: tuple(to(reconciler, o)) for k, o in informer.objects.items()} if watch.plain and to else None
+        informer.watchers.append(Watcher(runner.add, reconciler, to, when, woken, runner.add_all, watch))
         for key, obj in list(informer.objects.items()):
-            if watch.when is not None and not watch.when(None, obj):
+            if when is not None and not when(None, obj):
                 continue
-            for woken in (key,) if watch.to is None else watch.to(reconciler, obj):
-                runner.add(woken)
+            for one in (key,) if to is None else to(reconciler, obj):
+                runner.add(one)
 
     def view(self, view: type[V]) -> V:
         found = self._views.get(view)
@@ -103,18 +204,11 @@ class Cache:
                     found.observe(None, obj)
         return cast(V, found)
 
-    def receive(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
-        """A watch event. Versions older than the cached one are late and dropped."""
-        informer = self._informers.get(resource)
-        if informer is None or not self.connected:
-            return
-        self._change(resource, informer, key, new, last)
-
     def resync(self) -> None:
         """The periodic resync: every watched object wakes its controllers again."""
         for informer in list(self._informers.values()):
-            for runner, reconciler, to, when, alike in informer.watchers:
-                runner.add_all(_mapped(informer.objects, reconciler, to, when, alike))
+            for watcher in informer.watchers:
+                watcher.add_all(_mapped(informer.objects, watcher))
 
     def relist(self) -> None:
         """The watch was lost: list again and deliver the difference, as a reflector does."""
@@ -123,87 +217,41 @@ class Cache:
             table = self.server.table(resource)
             for key, old in list(informer.objects.items()):
                 if key not in table:
-                    self._change(resource, informer, key, None, old)
+                    informer.change(key, old, None)
             for key, obj in list(table.items()):
-                if informer.objects.get(key) is not obj:
-                    self._change(resource, informer, key, obj, obj)
+                old_obj = informer.objects.get(key)
+                if old_obj is not obj and informer.is_news(key, old_obj, obj, obj):
+                    informer.change(key, old_obj, obj)
 
     def close(self) -> None:
         """The process ended."""
         self.connected = False
-        self.server.detach(self)
+        for resource, informer in self._informers.items():
+            self.server.detach(informer, resource)
         self._informers.clear()
-
-    def _change(self, resource: Resource, informer: Informer, key: Key, new: Object | None, last: Object) -> None:
-        objects = informer.objects
-        old = objects.get(key)
-        if old is not None:
-            if int(old.metadata.resource_version) >= int(last.metadata.resource_version) and new is not None:
-                return
-            if new is None and old.metadata.uid != last.metadata.uid:
-                return
-        elif new is None or (stored := self.server.table(resource).get(key)) is None or (
-                stored.metadata.uid != new.metadata.uid):
-            return
-        readers = informer.readers
-        if readers:
-            if key in readers:
-                touch(readers, key)
-            if None in readers:
-                touch(readers, None)
-        if new is None:
-            del objects[key]
-        else:
-            objects[key] = new
-        if informer.by_label:
-            self._reindex(informer, key, old, new)
-        for view in informer.views:
-            for token in view.observe(old, new):
-                touch(self.view_readers, token)
-        for _ in _TWICE if self.twice else _ONCE:
-            for runner, reconciler, to, when, _ in informer.watchers:
-                if when is not None and not when(old, new):
-                    continue
-                if to is None:
-                    runner.add(key)
-                    continue
-                if new is not None:
-                    for woken in to(reconciler, new):
-                        runner.add(woken)
-                if old is not None and old is not new:
-                    for woken in to(reconciler, old):
-                        runner.add(woken)
-
-    def _reindex(self, informer: Informer, key: Key, old: Object | None, new: Object | None) -> None:
-        for label, index in informer.by_label.items():
-            was = old.metadata.labels.get(label) if old is not None else None
-            now = new.metadata.labels.get(label) if new is not None else None
-            if was is not None:
-                if informer.readers:
-                    touch(informer.readers, (label, was))
-                if was != now:
-                    index[was].pop(key, None)
-            if now is not None and new is not None:
-                if was != now:
-                    touch(informer.readers, (label, now))
-                index.setdefault(now, {})[key] = new
 
 
 _ONCE: Final = (0,)
 _TWICE: Final = (0, 0)
 
 
-def _mapped(objects: Mapping[Key, Object], reconciler: Reconciler, to: Mapper | None, when: Predicate | None,
-            alike: bool) -> Iterable[Key]:
+def _mapped(objects: Mapping[Key, Object], watcher: Watcher) -> Iterable[Key]:
     """The keys that these objects wake when nothing about them changed, each once."""
+    to, when, reconciler = watcher.to, watcher.when, watcher.reconciler
+    if when is not None and watcher.watch.unchanged is not None:
+        if not watcher.watch.unchanged:
+            return ()
+        when = None
     if to is None:
         return list(objects) if when is None else [key for key, obj in objects.items() if when(obj, obj)]
+    if watcher.woken is not None and when is None:
+        return dict.fromkeys(chain.from_iterable(watcher.woken.values()))
     found: dict[Key, None] = {}
     for obj in list(objects.values()):
         if when is None or when(obj, obj):
-            for woken in to(reconciler, obj):
-                found[woken] = None
-            if alike:
+            for one in to(reconciler, obj):
+                found[one] = None
+            if watcher.watch.alike:
                 break
     return found
 

@@ -64,10 +64,10 @@ _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
 class Follower(Protocol):
-    """A process's cache of what is stored here."""
+    """A process's cache of the objects of one kind."""
 
-    def receive(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
-        """A change; `new` is None when the object has gone, `last` its last version."""
+    def receive(self, key: Key, before: Object | None, new: Object | None, last: Object) -> None:
+        """A change from the version `before`; `new` is None when the object has gone, `last` its last version."""
 
 
 class ApiServer:
@@ -191,10 +191,10 @@ class ApiServer:
         """Send this cache every change of this kind from now on."""
         self._interested.setdefault(resource, []).append(cache)
 
-    def detach(self, cache: Follower) -> None:
-        for caches in self._interested.values():
-            if cache in caches:
-                caches.remove(cache)
+    def detach(self, cache: Follower, resource: Resource) -> None:
+        caches = self._interested.get(resource, [])
+        if cache in caches:
+            caches.remove(cache)
 
     # --- writes
 
@@ -595,7 +595,7 @@ class ApiServer:
         """Announce a stored change: trace, observers, live readers at once; watchers after the lag."""
         self.trace.write(at_ns, by, verb, self.name, new.KIND or kind_name(resource), key[0], key[1],
                          new.metadata.resource_version, "")
-        self._announce(resource, key, old, new, "ADDED" if old is None else "MODIFIED", at_ns)
+        self._announce(resource, key, old, old, new, "ADDED" if old is None else "MODIFIED", at_ns)
 
     def _remove(self, resource: Resource, key: Key, old: Object, gone: Object, verb: str, by: str, at_ns: int) -> None:
         del self._tables[resource][key]
@@ -603,11 +603,12 @@ class ApiServer:
             self._leaving[resource, key] = at_ns
         self.trace.write(at_ns, by, verb, self.name, kind_name(resource), key.namespace, key.name,
                          gone.metadata.resource_version, "")
-        self._announce(resource, key, gone, None, "DELETED", at_ns)
+        self._announce(resource, key, old, gone, None, "DELETED", at_ns)
         self._garbage.gone(resource, key, gone.metadata, at_ns)
 
-    def _announce(self, resource: Resource, key: Key, old: Object | None, new: Object | None, op: str,
-                  at_ns: int) -> None:
+    def _announce(self, resource: Resource, key: Key, before: Object | None, old: Object | None, new: Object | None,
+                  op: str, at_ns: int) -> None:
+        """`before` is the version that was stored until now, `old` the last one: they differ when the object goes."""
         obj = new if new is not None else old
         assert obj is not None
         if self.trace.keep_objects:
@@ -622,17 +623,16 @@ class ApiServer:
                 touch(readers, (resource, key))
             if resource in readers:
                 touch(readers, resource)
-        delay = at_ns - self.env._now + self.lag_ns
-        if resource in self._interested:
-            self.env.post(delay if delay > 0 else 0, self._deliver, (resource, key, new, obj))
+        followers = self._interested.get(resource)
+        if followers:
+            delay = at_ns - self.env._now + self.lag_ns
+            self.env.post(delay if delay > 0 else 0, self._deliver, (followers, key, before, new, obj))
 
-    def _deliver(self, resource: Resource, key: Key, new: Object | None, last: Object) -> None:
-        interested = self._interested.get(resource)
-        if interested is None:
-            return
-        self.deliveries += len(interested)
-        for cache in interested:
-            cache.receive(resource, key, new, last)
+    def _deliver(self, followers: list[Follower], key: Key, before: Object | None, new: Object | None,
+                 last: Object) -> None:
+        self.deliveries += len(followers)
+        for follower in followers:
+            follower.receive(key, before, new, last)
 
     def _refused(self, resource: Resource, key: Key, verb: str, by: str, at_ns: int, reason: str) -> None:
         self.trace.write(at_ns, by, verb, self.name, kind_name(resource), key.namespace, key.name, "", reason)
