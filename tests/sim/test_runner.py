@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from twin.model.meta import Key
 from twin.runtime.reconcile import Context, Result, Watch
 from twin.sim.clock import EPOCH, TwinEnvironment
+from twin.sim.line import TRAIN, Part
 from twin.sim.runner import Meter, Runner, touch
 
 KEYS = [Key("ns", name) for name in "abcdef"]
+MANY = [Key("ns", f"k{n:02}") for n in range(40)]
 
 
 @dataclass
@@ -74,25 +76,30 @@ class Copier:
 
 
 def story(collapse: bool, changes: list[tuple[int, int, int]], costs: list[int], lag: int, workers: int,
-          deadline: float | None, wakes: Sequence[tuple[int, int, int]] = ()) -> tuple[Any, ...]:
-    """`changes`: (time, key, value); `wakes`: (time, runner, key), a watch event of nothing that the pass reads."""
+          deadline: float | None, wakes: Sequence[tuple[int, int, int]] = (), *, keys: Sequence[Key] = KEYS,
+          train: int = TRAIN, resyncs: Sequence[tuple[int, int, int]] = ()) -> tuple[Any, ...]:
+    """`changes`: (time, key, value); `wakes`: (time, runner, key), a watch event of nothing that the pass reads;
+    `resyncs`: (time, runner, step), every so manieth key at once; `train`: polls that are worth a train.
+    """
     env = TwinEnvironment()
     board = Board(env, lag=lag)
     runners: list[Runner] = []
     for index, (name, period) in enumerate((("fast", 5.0), ("slow", 7.0), ("still", None))):
         meter = Meter(name)
-        cost = {key: costs[(i + index) % len(costs)] for i, key in enumerate(KEYS)}
+        cost = {key: costs[(i + index) % len(costs)] for i, key in enumerate(keys)}
         reconciler = Copier(board, meter, name, period, cost, deadline)
         runners.append(Runner(env, reconciler, meter, index=index, collapse=collapse,
-                              workers=workers if name == "slow" else 1))
+                              workers=workers if name == "slow" else 1, train=train))
     board.followers = runners
-    for key in KEYS:
+    for key in keys:
         for runner in runners[:2]:
             runner.add(key)
     for at, key, value in changes:
-        env.call_at(at, board.want, KEYS[key], value)
+        env.call_at(at, board.want, keys[key % len(keys)], value)
     for at, which, key in wakes:
-        env.call_at(at, runners[which].add, KEYS[key])
+        env.call_at(at, runners[which].add, keys[key % len(keys)])
+    for at, which, step in resyncs:
+        env.call_at(at, runners[which].add_all, keys[::step])
     env.run(until=120_000_000_000)
     for runner in runners:
         runner.settle()
@@ -102,9 +109,13 @@ def story(collapse: bool, changes: list[tuple[int, int, int]], costs: list[int],
 
 def left(runner: Runner) -> tuple[list[Key], dict[Key, int]]:
     """The line and the timers at the end."""
-    for _ in runner.queue.mature(runner.env.now):
-        pass
-    return list(runner.queue.line), runner.queue.due
+    queue = runner.queue
+    queue.mature(runner.env.now)
+    queue.dissolve()
+    line: list[Key] = []
+    for entry in queue.line:
+        line += entry.train.keys[entry.first:entry.end] if isinstance(entry, Part) else [entry]
+    return line, dict(queue.due)
 
 
 SECONDS = 1_000_000_000
@@ -134,6 +145,28 @@ def test_collapsed_polling_has_the_effects_of_event_by_event_polling_at_the_same
     assert exact[1] == collapsed[1]
     if workers == 1:
         assert exact[2] == collapsed[2]
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    changes=st.lists(st.tuples(TIMES, st.integers(0, 39), st.sampled_from([0, 1, 2, 13])), max_size=12),
+    costs=st.lists(st.sampled_from([0, 1, 7_000_000, 50_000_000, 130 * 10**6, 300 * 10**6, SECONDS]), min_size=1,
+                   max_size=4),
+    lag=st.sampled_from([0, 1, 5_000_000, SECONDS]),
+    deadline=st.sampled_from([None, 40.0, 41.5]),
+    wakes=st.lists(st.tuples(TIMES, st.integers(0, 2), st.integers(0, 39)), max_size=12),
+    resyncs=st.lists(st.tuples(TIMES, st.integers(0, 2), st.integers(1, 3)), max_size=5),
+    train=st.sampled_from([2, 3, 16]),
+)
+@pytest.mark.slow
+def test_trains_of_polls_go_round_as_single_polls_would(
+        changes: Any, costs: Any, lag: int, deadline: float | None, wakes: Any, resyncs: Any, train: int) -> None:
+    exact = story(False, changes, costs, lag, 1, deadline, wakes, keys=MANY, resyncs=resyncs)
+    collapsed = story(True, changes, costs, lag, 1, deadline, wakes, keys=MANY, train=train, resyncs=resyncs)
+
+    assert exact[0] == collapsed[0]
+    assert exact[1] == collapsed[1]
+    assert exact[2] == collapsed[2]
 
 
 def test_polls_that_change_nothing_are_not_run() -> None:

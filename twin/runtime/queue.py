@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from typing import Any
 
 from twin.model.meta import Key
 
@@ -33,7 +34,7 @@ class BackOff:
 class WorkQueue:
     """FIFO of ready keys (`line`) and timers that feed it."""
 
-    __slots__ = ("_backoff", "_bucket_at", "_failures", "_heap", "_rounds", "_seq", "due", "entered", "line",
+    __slots__ = ("_backoff", "_bucket_at", "_failures", "_heap", "_latest", "_rounds", "_seq", "due", "entered", "line",
                  "soonest")
 
     def __init__(self, backoff: BackOff = BackOff()) -> None:
@@ -45,6 +46,8 @@ class WorkQueue:
         self.soonest = _NEVER
         """No timer fires before this (it may be later)."""
         self._rounds: dict[int, deque[tuple[int, int, Key]]] = {}
+        self._latest: dict[int, int] = {}
+        """When the last timer of each row fires."""
         self._heap: list[tuple[int, int, Key]] = []
         self._seq = 0
         self._failures: dict[Key, int] = {}
@@ -80,8 +83,9 @@ class WorkQueue:
         entry = (at, self._seq, key)
         # Equal delays asked for in time order are sorted by themselves: a deque instead of a heap.
         row = self.row_of(delay)
-        if row is not None and (not row or row[-1][0] <= at):
+        if row is not None and (not row or self._latest[delay] <= at):
             row.append(entry)
+            self._latest[delay] = at
         else:
             heappush(self._heap, entry)
         return at
@@ -126,11 +130,10 @@ class WorkQueue:
             first, mine = head
             if mine is None:
                 heappop(heap)
-                ripe: Iterable[tuple[int, int, Key]] = (first,)
+                fired: Iterable[tuple[int, int, Key]] = (first,)
             else:
-                ripe = _ripe(mine, min((*(row[0] for row in self._rounds.values() if row and row is not mine),
-                                        *heap[:1], (now, _NEVER, first[2]))))
-            for at, _, key in ripe:
+                fired = ripe(mine, self._bound(mine, now))
+            for at, _, key in fired:
                 if due.get(key) == at:
                     del due[key]
                     if key not in entered:
@@ -138,6 +141,16 @@ class WorkQueue:
                         line.append(key)
                         found.append(key)
         return found
+
+    def _bound(self, row: deque[Any], now: int) -> tuple[int, int]:
+        """Which timers of this row fire before any other and until now: those before this (time, number)."""
+        at, seq = now, _NEVER
+        for other in self._rounds.values():
+            if other and other is not row and other[0][:2] < (at, seq):
+                at, seq, _ = other[0]
+        if self._heap and self._heap[0][:2] < (at, seq):
+            at, seq, _ = self._heap[0]
+        return at, seq
 
     def row(self) -> tuple[int, deque[tuple[int, int, Key]], int] | None:
         """(delay, timers of that delay in order, when the first timer of any other kind fires) if the next timer to
@@ -180,7 +193,7 @@ class WorkQueue:
         return best, where
 
 
-def _ripe(row: deque[tuple[int, int, Key]], bound: tuple[int, int, Key]) -> Iterator[tuple[int, int, Key]]:
+def ripe(row: deque[tuple[int, int, Key]], bound: tuple[int, int]) -> Iterator[tuple[int, int, Key]]:
     """Take the timers that fire before this one."""
     while row and row[0] < bound:
         yield row.popleft()

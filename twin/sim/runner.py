@@ -21,9 +21,10 @@ from typing import Any
 
 from twin.backends.base import ApiError, Crash
 from twin.model.meta import Key
-from twin.runtime.queue import NS, BackOff, WorkQueue
+from twin.runtime.queue import NS, BackOff
 from twin.runtime.reconcile import Context, Reconciler, Result, Terminal
 from twin.sim.clock import EPOCH, TwinEnvironment
+from twin.sim.line import TRAIN, Line, Part, Passed
 
 _NEVER = 1 << 62
 _FLOAT_NS = 240
@@ -94,14 +95,14 @@ class Runner:
     # `on_pass` hears of passes that did something: key, when it entered the line, start and end, in ns.
 
     def __init__(self, env: TwinEnvironment, reconciler: Reconciler, meter: Meter, *, index: int, workers: int = 1,
-                 collapse: bool = True, pass_ns: int = 0, backoff: BackOff = BackOff(),
+                 collapse: bool = True, pass_ns: int = 0, backoff: BackOff = BackOff(), train: int = TRAIN,
                  on_crash: Callable[[], None] | None = None,
                  on_pass: Callable[[Key, int, int, int], None] | None = None,
                  on_error: Callable[[Key, str], None] | None = None) -> None:
         self.env = env
         self.reconciler = reconciler
         self.meter = meter
-        self.queue = WorkQueue(backoff)
+        self.queue = Line(backoff, train=train)
         self.stats = Stats()
         self.stopped = False
         self.index = index
@@ -114,12 +115,6 @@ class Runner:
         self._free = [0] * workers
         self._busy: dict[Key, int] = {}
         self._redo: dict[Key, int] = {}
-        self._memo: dict[Key, tuple[int, int | None]] = {}
-        self._offsets: dict[Key, tuple[int, int]] = {}
-        self._head_offset = 0
-        self._tail_offset = 0
-        self._ready: list[tuple[int, int, Key]] = []
-        self._seq = 0
         self._stale_due: list[tuple[int, Key]] = []
         self._wake_at = -1
         self._quiet_until = 0
@@ -135,16 +130,14 @@ class Runner:
         if self._quiet_until <= now:
             self._replay(self._before())
         if now >= queue.soonest:
-            self._mature(now)
+            queue.mature(now)
         if key in queue.entered:
             return
         end = self._busy.get(key)
         if end is not None and end > now:
             self._redo[key] = end
         else:
-            queue.entered[key] = now
-            queue.line.append(key)
-            self._placed(key)
+            queue.enter(key, now)
         soonest = self._free[0]
         if soonest < now:
             soonest = now
@@ -161,20 +154,14 @@ class Runner:
         """As `add` for each in turn, none of them twice."""
         if self.stopped:
             return
-        now = self.env._now
+        now, queue = self.env._now, self.queue
         self._replay(self._before())
-        if now >= self.queue.soonest:
-            self._mature(now)
-        busy, entered, line = self._busy, self.queue.entered, self.queue.line
-        for key in keys:
-            if key in entered:
-                continue
-            if busy.get(key, 0) > now:
-                self._redo[key] = busy[key]
-            else:
-                entered[key] = now
-                line.append(key)
-                self._placed(key)
+        queue.mature(now)
+        keys = list(keys)
+        busy = [key for key, end in self._busy.items() if end > now and key not in queue.entered and key in keys]
+        for key in busy:
+            self._redo[key] = self._busy[key]
+        queue.enter_all([key for key in keys if key not in busy] if busy else keys, now)
         soonest = max(self._free[0], now)
         if soonest < self._quiet_until:
             self._quiet_until = soonest
@@ -186,22 +173,17 @@ class Runner:
 
     def stale(self, key: Key) -> None:
         """Something this key's last pass read has changed."""
-        memo = self._memo
-        if key not in memo:
+        queue = self.queue
+        if key not in queue.memos:
             return
-        now = self.env._now
-        if self._quiet_until <= now:
+        if self._quiet_until <= self.env._now:
             self._replay(self._before())
-            if key not in memo:
+            if key not in queue.memos:
                 return
-        del memo[key]
-        if key in self.queue.entered:
-            self._seq += 1
-            heappush(self._ready, (self._offsets[key][0], self._seq, key))
-        due = self.queue.due.get(key)
+        due = queue.expose(key)
         if due is not None:
             heappush(self._stale_due, (due, key))
-        if not now <= self._wake_at <= max(self._free[0], now):
+        if not self.env._now <= self._wake_at <= max(self._free[0], self.env._now):
             self._arm()
 
     def wake(self, key: Key) -> None:
@@ -213,7 +195,7 @@ class Runner:
         """The process ended: nothing of this controller runs any more."""
         self._replay(self._before())
         self.stopped = True
-        self._memo.clear()
+        self.queue.memos.clear()
 
     def settle(self) -> None:
         """Account for the passes up to now (before reading `stats`)."""
@@ -228,37 +210,6 @@ class Runner:
         return env._now if env.reached > self._priority and self._wake_at != env._now else env._now - 1
 
     # --- the line
-
-    def _enter(self, key: Key, at: int) -> None:
-        if self.queue.push(key, at):
-            self._placed(key)
-
-    def _placed(self, key: Key) -> None:
-        """The key has just entered the line: note the work ahead of it."""
-        memo = self._memo.get(key)
-        at = self._tail_offset
-        if memo is None:
-            self._offsets[key] = (at, 0)
-            self._seq += 1
-            heappush(self._ready, (at, self._seq, key))
-        else:
-            cost = memo[0]
-            self._offsets[key] = (at, cost)
-            self._tail_offset = at + cost
-
-    def _mature(self, now: int) -> None:
-        """Timers that have fired put their keys in line, as `_placed` does."""
-        memos, offsets, tail = self._memo, self._offsets, self._tail_offset
-        for key in self.queue.mature(now):
-            memo = memos.get(key)
-            if memo is None:
-                self._tail_offset = tail
-                self._placed(key)
-            else:
-                cost = memo[0]
-                offsets[key] = (tail, cost)
-                tail += cost
-        self._tail_offset = tail
 
     def _at_work(self, key: Key, start: int, end: int) -> None:
         """The key is worked on from start to end: its own timer brings it back at the end if it fires in between.
@@ -275,8 +226,8 @@ class Runner:
         """Pass over all known unchanged that starts at or before `limit`; stop at a pass that must really run."""
         if limit < self._quiet_until:
             return
-        queue, free, memos, stats = self.queue, self._free, self._memo, self.stats
-        line, entered, offsets, due_of = queue.line, queue.entered, self._offsets, queue.due
+        queue, free = self.queue, self._free
+        line = queue.line
         while True:
             if self._redo:
                 self._come_back(limit)
@@ -286,212 +237,67 @@ class Runner:
                     if not self._redo:
                         self._quiet_until = _NEVER if due is None else due
                     return
-                if not self._rotate(limit):
-                    self._mature(due)
+                passed = None if self._redo or len(free) > 1 else queue.rotate(free[0], limit, self._busy)
+                if passed is None:
+                    queue.mature(due)
+                else:
+                    self._passed_over(passed)
                 continue
-            if self._pass_over(limit):
+            passed = queue.pass_over(free[0], limit)
+            if passed is not None:
+                self._passed_over(passed)
                 continue
-            key = line[0]
-            start = entered[key]
-            if free[0] > start:
-                start = free[0]
+            start = queue.first_start(free[0])
             if start > limit:
                 if not self._redo:
                     self._quiet_until = start
                 return
-            memo = memos.get(key)
+            key = line[0]
+            if key.__class__ is Part:
+                queue.pull(key.train.keys[key.first])
+                continue
+            memo = queue.memos.get(key)
             if memo is None:
                 if start < self.env.now:
                     raise AssertionError(
                         f"{self.reconciler.name} {key}: pass due at {start} ns met at {self.env.now} ns")
                 return
-            line.popleft()
-            del entered[key]
             cost, again = memo
-            offset, was = offsets.pop(key)
-            self._head_offset = offset + was
+            queue.take()
             end = start + cost
-            free[0] = end
-            stats.skipped += 1
-            stats.busy_ns += cost
-            self._busy = {key: end}
-            if key in due_of:
+            self._passed_over(Passed(1, cost, end, key))
+            if key in queue.due:
                 self._at_work(key, start, end)
             if again is not None:
                 queue.push_after(key, end, again)
 
-    def _pass_over(self, limit: int) -> bool:
-        """The plain polls at the head of the line that start at or before `limit`: known unchanged, no timer pending,
-        to come again after one delay. Says whether there were any. What `_replay` does with one, without its questions.
-        """
-        queue, memos, offsets = self.queue, self._memo, self._offsets
-        line, entered, due = queue.line, queue.entered, queue.due
-        first = memos.get(line[0])
-        if first is None or first[1] is None:
-            return False
-        delay = first[1]
-        row = queue.row_of(delay)
-        if row is None or (row and row[-1][0] > self._free[0] + delay):
-            return False
-        free, passed, spent, seq = self._free[0], 0, 0, queue._seq
-        key, last = line[0], (0, 0)
-        while line:
-            candidate = line[0]
-            memo = memos.get(candidate)
-            if memo is None or memo[1] != delay or candidate in due:
-                break
-            start = entered[candidate]
-            if start < free:
-                start = free
-            if start > limit:
-                break
-            key = line.popleft()
-            del entered[key]
-            last = offsets.pop(key)
-            cost = memo[0]
-            free = start + cost
-            spent += cost
-            passed += 1
-            again = free + delay
-            due[key] = again
-            row.append((again, seq + passed, key))
-        if not passed:
-            return False
-        queue._seq = seq + passed
-        if row[0][0] < queue.soonest:
-            queue.soonest = row[0][0]
-        self._head_offset = last[0] + last[1]
-        self._free[0] = free
-        self._busy = {key: free}
-        self.stats.skipped += passed
-        self.stats.busy_ns += spent
-        return True
-
-    def _rotate(self, limit: int) -> bool:
-        """The line is empty and only polls of one period are due: pass over them without putting them in line.
-
-        They come in the order of their timers and each goes to the end of that order again. False if none was passed.
-        """
-        queue, memos, busy = self.queue, self._memo, self._busy
-        found = queue.row()
-        if found is None or len(self._free) > 1 or self._redo:
-            return False
-        delay, row, others = found
-        if self._jump(delay, row, min(limit, others - 1)):
-            return True
-        due, free, passed, spent = queue.due, self._free[0], 0, 0
-        seq = queue._seq
-        key = None
-        enough = 2 * len(row)  # then whole rounds may be tried again
-        while row and passed < enough:
-            at, _, candidate = row[0]
-            if due.get(candidate) != at:
-                row.popleft()
-                continue
-            start = at if at > free else free
-            memo = memos.get(candidate)
-            if (start > limit or at >= others or memo is None or memo[1] != delay
-                    or (busy and busy.get(candidate, 0) > at)):
-                break
-            key = candidate
-            cost = memo[0]
-            free = start + cost
-            spent += cost
-            passed += 1
-            seq += 1
-            row.popleft()
-            again = free + delay
-            due[key] = again
-            row.append((again, seq, key))
-            busy = {}
-        if key is None:
-            return False
-        queue._seq = seq
-        queue.soonest = 0
-        self._free[0] = free
-        self._busy = {key: free}
-        self.stats.skipped += passed
-        self.stats.busy_ns += spent
-        return True
-
-    def _jump(self, delay: int, row: deque[tuple[int, int, Key]], end: int) -> bool:
-        """Whole rounds of a row by arithmetic, as many as start until `end`; False if there are fewer than three.
-
-        A poll that starts when it is due moves by delay + cost each round; one that waits for the poll before it moves
-        with that one. While it stays the same who waits, all starts are linear in the number of rounds: what holds in
-        the second round and in the last holds in between. Where all wait and a round takes longer than any poll's
-        delay, all wait for ever and each start moves by the whole round.
-        """
-        queue, memos, due = self.queue, self._memo, self.queue.due
-        if row[-1][0] + 3 * delay > end:
-            return False
-        free, slope, all_wait, longest = self._free[0], -1, True, 0
-        polls: list[tuple[int, int, int, Key]] = []  # start in the first round, cost, move per round, key
-        linear = True
-        for at, _, key in row:
-            memo = memos.get(key)
-            if memo is None or memo[1] != delay or due.get(key) != at:
-                return False
-            cost = memo[0]
-            if at > free:
-                all_wait = False
-            if not polls or at >= free:
-                start, slope = max(at, free), delay + cost
-            else:
-                start = free
-                linear &= delay + cost <= slope
-            free = start + cost
-            if cost > longest:
-                longest = cost
-            polls.append((start, cost, slope, key))
-        last, around = polls[-1][0], free - polls[0][0]
-        if all_wait and around >= delay + longest:
-            rounds = (end - last) // around + 1
-            polls = [(start, cost, around, key) for start, cost, _, key in polls]
-        elif linear:
-            rounds = (end - last) // slope + 1
-            while rounds > 2 and not (_same(polls, delay, 1) and _same(polls, delay, rounds - 1)):
-                rounds //= 2
-        else:
-            return False
-        if rounds < 3:
-            return False
-        count, seq = len(polls), queue._seq + (rounds - 1) * len(polls)
-        row.clear()
-        for i, (start, cost, slope, key) in enumerate(polls, 1):
-            free = start + (rounds - 1) * slope + cost
-            due[key] = free + delay
-            row.append((free + delay, seq + i, key))
-        queue._seq, queue.soonest = seq + count, 0
-        self._free[0] = free
-        self._busy = {polls[-1][3]: free}
-        self.stats.skipped += rounds * count
-        self.stats.busy_ns += rounds * sum(cost for _, cost, _, _ in polls)
-        return True
+    def _passed_over(self, passed: Passed) -> None:
+        self._free[0] = passed.free
+        self._busy = {passed.last: passed.free}
+        self.stats.skipped += passed.passes
+        self.stats.busy_ns += passed.spent_ns
 
     def _come_back(self, now: int) -> None:
         """Keys that changed while they were worked on re-enter when their pass ends."""
         for key, end in sorted(self._redo.items(), key=lambda item: item[1]):
             if end <= now:
                 del self._redo[key]
-                self._mature(end)
-                self._enter(key, end)
+                self.queue.mature(end)
+                self.queue.enter(key, end)
 
     # --- waking
 
     def _arm(self) -> None:
         """Wake when the next pass that must really run starts, or when it can be known."""
         queue, at = self.queue, None
-        real, offsets = self._ready, self._offsets
+        real, offsets = queue.ready, queue.offsets
         while real:
             offset, _, key = real[0]
             found = offsets.get(key)
             if found is not None and found[0] == offset:
-                at = queue.entered[queue.line[0]]
-                if self._free[0] > at:
-                    at = self._free[0]
+                at = queue.first_start(self._free[0])
                 if len(self._free) == 1:
-                    at += offset - self._head_offset  # what stands ahead is all known work, so the start is a sum
+                    at += offset - queue.head_offset  # what stands ahead is all known work, so the start is a sum
                 break
             heappop(real)
         if self._redo:
@@ -500,7 +306,7 @@ class Runner:
         stale = self._stale_due
         while stale:
             due, key = stale[0]
-            if queue.due.get(key) == due and key not in self._memo:
+            if queue.due.get(key) == due and key not in queue.memos:
                 if at is None or due < at:
                     at = due
                 break
@@ -523,15 +329,12 @@ class Runner:
             self._replay(at - 1)
         queue = self.queue
         if at >= queue.soonest:
-            self._mature(at)
+            queue.mature(at)
         if self._quiet_until <= at:
             self._replay(at)
         line = queue.line
-        if line and self._free[0] <= at and queue.entered[line[0]] <= at:
-            key = line.popleft()
-            entered = queue.entered.pop(key)
-            offset, cost = self._offsets.pop(key)
-            self._head_offset = offset + cost  # what stands behind it has that much less ahead
+        if line and self._free[0] <= at and line[0].__class__ is not Part and queue.entered[line[0]] <= at:
+            key, entered = queue.take()
             self.stats.waits_ns.append(at - entered)
             self._run(key, entered, at)
         self._arm()
@@ -585,9 +388,9 @@ class Runner:
                 self._remember(key, cost, again, ctx)
             if again is not None:
                 due = queue.push_after(key, end, again)
-                if key not in self._memo:
+                if key not in queue.memos:
                     heappush(self._stale_due, (due, key))
-            elif key in queue.due and key not in self._memo:
+            elif key in queue.due and key not in queue.memos:
                 heappush(self._stale_due, (queue.due[key], key))
         if self._on_pass is not None and meter.effects:
             self._on_pass(key, entered, now, end)
@@ -600,7 +403,7 @@ class Runner:
                 readers[token] = {me: None}
             else:
                 waiting[me] = None
-        self._memo[key] = (cost, again)
+        self.queue.memos[key] = (cost, again)
         until = ctx.unchanged_until
         if until is not None:
             at = round((until - EPOCH) * NS) - _FLOAT_NS
@@ -609,15 +412,3 @@ class Runner:
     def _error(self, key: Key, message: str) -> None:
         if self._on_error is not None:
             self._on_error(key, message)
-
-
-def _same(polls: list[tuple[int, int, int, Key]], delay: int, n: int) -> bool:
-    """Does every poll that moves by itself start when it is due in round n, the first one of them after round n - 1?"""
-    start, cost, slope, _ = polls[-1]
-    free = start + (n - 1) * slope + cost
-    for start, cost, slope, _ in polls:
-        starts = start + n * slope
-        if starts < free:
-            return False
-        free = starts + cost
-    return True
