@@ -109,8 +109,12 @@ class WorkQueue:
 
     def forget(self, key: Key) -> None:
         """The key's last pass succeeded: its back-off starts anew."""
-        if self._failures:
-            self._failures.pop(key, None)
+        self._failures.pop(key, None)
+
+    @property
+    def failing(self) -> bool:
+        """Has the last pass of any key failed?"""
+        return bool(self._failures)
 
     def failures(self, key: Key) -> int:
         return self._failures.get(key, 0)

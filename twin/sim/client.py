@@ -291,6 +291,8 @@ class SimKube:
                  credential: str = "") -> None:
         self._credential = credential
         self._cache = cache
+        self._informers = cache._informers
+        self._note = meter.reads.append
         self._server = cache.server
         self._meter = meter
         self._costs = costs
@@ -299,9 +301,10 @@ class SimKube:
     # --- reads
 
     def get(self, kind: type[T], key: Key) -> T | None:
-        cache = self._cache
-        informer = cache._informers.get(kind) or cache.informer(kind)
-        self._meter.reads.append((informer.readers, key))
+        informer = self._informers.get(kind)
+        if informer is None:
+            informer = self._cache.informer(kind)
+        self._note((informer.readers, key))
         return informer.objects.get(key)  # type: ignore[return-value]
 
     def list(self, kind: type[T], namespace: str | None = None, labels: Mapping[str, str] | None = None) -> Sequence[T]:
@@ -309,10 +312,10 @@ class SimKube:
         if labels:
             label, value = next(iter(labels.items()))
             pool = informer.labelled(label, value)
-            self._meter.reads.append((informer.readers, (label, value)))
+            self._note((informer.readers, (label, value)))
         else:
             pool = informer.objects
-            self._meter.reads.append((informer.readers, None))
+            self._note((informer.readers, None))
         self._meter.charge_ns(self._costs.list_object_ns * len(pool))
         if namespace is None:
             found = list(pool.values())
@@ -324,7 +327,7 @@ class SimKube:
 
     def view(self, view: type[V], token: Hashable) -> V:
         cache = self._cache
-        self._meter.reads.append((cache.view_readers, token))
+        self._note((cache.view_readers, token))
         found = cache._views.get(view) or cache.view(view)
         objects = getattr(found, "objects", None)
         if objects is not None:
@@ -333,13 +336,13 @@ class SimKube:
         return found  # type: ignore[return-value]
 
     def read_live(self, kind: type[T], key: Key) -> T:
-        self._meter.reads.append((self._server.readers, (kind, key)))
+        self._note((self._server.readers, (kind, key)))
         self._request("Get", (kind, key), self._costs.read_ns)
         return self._server.get(kind, key)
 
     def list_live(self, kind: type[T], namespace: str | None = None,
                   labels: Mapping[str, str] | None = None) -> Sequence[T]:
-        self._meter.reads.append((self._server.readers, kind))
+        self._note((self._server.readers, kind))
         self._request("Get", (kind, Key(namespace or "", "")), self._costs.read_ns)
         return [cast(T, o) for k, o in self._server.table(kind).items()
                 if (namespace is None or k.namespace == namespace)
@@ -408,7 +411,7 @@ class SimKube:
 
     def _request(self, method: str, what: Any, cost: int) -> None:
         meter = self._meter
-        meter.reads.append((self._server.readers, "up"))
+        self._note((self._server.readers, "up"))
         if self._limit is not None:
             cost += self._limit.wait_ns(self._server.env.now + meter.cost_ns)
         meter.charge_ns(self._server.slowed(cost))

@@ -95,7 +95,7 @@ class TwinEnvironment(simpy.Environment):
         if delay_ns < 0:
             raise ValueError(f"delay must not be negative (got {delay_ns} ns)")
         call = Call(fn, args)
-        heappush(self._queue, (self._now + delay_ns, priority, next(self._eid), call))
+        heappush(self._queue, (self._now + delay_ns, priority, next(self._eid), call, None))
         return call
 
     def post(self, delay_ns: int, fn: Callable[..., object], args: tuple[Any, ...] = (),
@@ -118,12 +118,16 @@ class TwinEnvironment(simpy.Environment):
 
     def stop(self, value: Any = None) -> None:
         """End `run` as soon as what runs now returns; `run` returns `value`. The run may be continued."""
-        heappush(self._queue, (self._now, _URGENT, next(self._eid), Call(_stop, (value,))))
+        heappush(self._queue, (self._now, _URGENT, next(self._eid), _stop, (value,)))
+
+    def schedule(self, event: simpy.Event, priority: int = _NORMAL, delay: float = 0) -> None:
+        """As SimPy's: the event's callbacks run in `delay` nanoseconds."""
+        heappush(self._queue, (self._now + delay, priority, next(self._eid), self._process, (event,)))
 
     def peek(self) -> float:
         """Time of the next entry that will run, or infinity."""
         queue = self._queue
-        while queue and queue[0][3].__class__ is Call and queue[0][3].fn is None:
+        while queue and queue[0][4] is None and queue[0][3].fn is None:
             heappop(queue)
         return queue[0][0] if queue else float("inf")
 
@@ -151,23 +155,19 @@ class TwinEnvironment(simpy.Environment):
         queue, done = self._queue, 0
         try:
             while queue and queue[0][0] < end:
-                entry = heappop(queue)
-                at, priority, event = entry[0], entry[1], entry[3]
-                call = event.__class__ is Call
-                if call and event.fn is None:
-                    continue
+                at, priority, _, fn, args = heappop(queue)
+                if args is None:  # a call that may have been cancelled
+                    call = fn
+                    fn, args = call.fn, call.args
+                    if fn is None:
+                        continue
+                    call.fn = None
                 if at != self._now:
                     self._now, self.reached = at, priority
                 elif priority > self.reached:
                     self.reached = priority
                 done += 1
-                if call:
-                    fn, event.fn = event.fn, None
-                    fn(*event.args)
-                elif len(entry) == 5:
-                    event(*entry[4])
-                else:
-                    self._process(event)
+                fn(*args)
                 if once:
                     return
         finally:
@@ -181,7 +181,7 @@ class TwinEnvironment(simpy.Environment):
                 callback(event)
         except StopSimulation:
             event.callbacks = callbacks[callbacks.index(callback) + 1:]
-            self.schedule(event, -1)  # type: ignore[arg-type]
+            self.schedule(event, -1)
             raise
         if not event._ok and not hasattr(event, "_defused"):
             raise event._value

@@ -92,7 +92,7 @@ class Stats:
 class Runner:
     """One controller: reconciler, queue, workers."""
 
-    # `on_pass` hears of passes that did something: key, when it entered the line, start and end, in ns.
+    # `on_pass` hears of passes that waited and did something: key, when it entered the line, start and end, in ns.
 
     def __init__(self, env: TwinEnvironment, reconciler: Reconciler, meter: Meter, *, index: int, workers: int = 1,
                  collapse: bool = True, pass_ns: int = 0, backoff: BackOff = BackOff(), train: int = TRAIN,
@@ -243,26 +243,27 @@ class Runner:
                 else:
                     self._passed_over(passed)
                 continue
-            passed = queue.pass_over(free[0], limit)
-            if passed is not None:
-                self._passed_over(passed)
-                continue
+            key = line[0]
+            known = key in queue.memos or key.__class__ is Part
+            if known:
+                passed = queue.pass_over(free[0], limit)
+                if passed is not None:
+                    self._passed_over(passed)
+                    continue
             start = queue.first_start(free[0])
             if start > limit:
                 if not self._redo:
                     self._quiet_until = start
                 return
-            key = line[0]
-            if key.__class__ is Part:
-                queue.pull(key.train.keys[key.first])
-                continue
-            memo = queue.memos.get(key)
-            if memo is None:
+            if not known:
                 if start < self.env.now:
                     raise AssertionError(
                         f"{self.reconciler.name} {key}: pass due at {start} ns met at {self.env.now} ns")
                 return
-            cost, again = memo
+            if key.__class__ is Part:
+                queue.pull(key.train.keys[key.first])
+                continue
+            cost, again = queue.memos[key]
             queue.take()
             end = start + cost
             self._passed_over(Passed(1, cost, end, key))
@@ -333,7 +334,7 @@ class Runner:
         if self._quiet_until <= at:
             self._replay(at)
         line = queue.line
-        if line and self._free[0] <= at and line[0].__class__ is not Part and queue.entered[line[0]] <= at:
+        if line and self._free[0] <= at and queue.entered.get(line[0], _NEVER) <= at:
             key, entered = queue.take()
             self.stats.waits_ns.append(at - entered)
             self._run(key, entered, at)
@@ -382,7 +383,8 @@ class Runner:
             self._error(key, result.error)
             heappush(self._stale_due, (queue.push_failed(key, end), key))
         else:
-            queue.forget(key)
+            if queue.failing:
+                queue.forget(key)
             again = None if result.requeue_after_s is None else round(result.requeue_after_s * NS)
             if self._collapse and not meter.effects:
                 self._remember(key, cost, again, ctx)
@@ -392,7 +394,7 @@ class Runner:
                     heappush(self._stale_due, (due, key))
             elif key in queue.due and key not in queue.memos:
                 heappush(self._stale_due, (queue.due[key], key))
-        if self._on_pass is not None and meter.effects:
+        if meter.effects and now > entered and self._on_pass is not None:
             self._on_pass(key, entered, now, end)
 
     def _remember(self, key: Key, cost: int, again: int | None, ctx: Context) -> None:
