@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from stories import story
 
@@ -29,8 +31,9 @@ def test_watches_keep_their_promises(name: str) -> None:
             assert {when(o, o) for o in objects.values()} <= {watch.unchanged}
         if watcher.woken is not None and to is not None:
             seen["plain"] += len(objects)
-            assert watcher.woken == {k: tuple(to(watcher.reconciler, o)) for k, o in objects.items()}
-            assert list(watcher.woken) == list(objects)
+            mapped = {k: tuple(to(watcher.reconciler, o)) for k, o in objects.items()}
+            assert watcher.woken.by_object == mapped
+            assert watcher.woken.counts == Counter(key for keys in mapped.values() for key in keys)
 
     run(story(name), progress=look)
 

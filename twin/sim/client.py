@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from twin.backends.base import ASKED_FOR_CREDENTIALS, ApiError, Unavailable, View
@@ -39,6 +38,34 @@ class TimedOut(Unavailable):
     maybe_landed = True
 
 
+class Woken:
+    """Which keys the objects of a kind map to, kept change by change."""
+
+    __slots__ = ("by_object", "counts")
+
+    def __init__(self) -> None:
+        self.by_object: dict[Key, tuple[Key, ...]] = {}
+        self.counts: dict[Key, int] = {}
+        """How many objects map to each key."""
+
+    def put(self, key: Key, now: tuple[Key, ...] | None) -> tuple[Key, ...]:
+        """The object maps to these keys from now on; None: it has gone. Returns what it mapped to until now."""
+        was = self.by_object.get(key, ())
+        if now is None:
+            self.by_object.pop(key, None)
+        else:
+            self.by_object[key] = now
+        if was != now:
+            counts = self.counts
+            for one in now or ():
+                counts[one] = counts.get(one, 0) + 1
+            for one in was:
+                counts[one] -= 1
+                if not counts[one]:
+                    del counts[one]
+        return was
+
+
 class Watcher(NamedTuple):
     """Who is woken by changes of a kind, and by which."""
 
@@ -46,8 +73,8 @@ class Watcher(NamedTuple):
     reconciler: Reconciler
     to: Mapper | None
     when: Predicate | None
-    woken: dict[Key, tuple[Key, ...]] | None
-    """What each object maps to, in the order of the objects, of a watch whose mapping looks at the object alone."""
+    woken: Woken | None
+    """What each object maps to, of a watch whose mapping looks at the object alone."""
     add_all: Callable[[Iterable[Key]], None]
     watch: Watch
 
@@ -121,7 +148,13 @@ class Informer:
                 if to is None:
                     add(key)
                 elif woken is not None:
-                    _wake_mapped(add, key, woken, () if new is None else tuple(to(reconciler, new)), new is None)
+                    now = None if new is None else tuple(to(reconciler, new))
+                    was = woken.put(key, now)
+                    for one in now or ():
+                        add(one)
+                    if was != now:
+                        for one in was:
+                            add(one)
                 else:
                     if new is not None:
                         for one in to(reconciler, new):
@@ -144,22 +177,6 @@ class Informer:
                 if was != now:
                     touch(readers, (label, now))
                 index.setdefault(now, {})[key] = new
-
-
-def _wake_mapped(add: Callable[[Key], None], key: Key, woken: dict[Key, tuple[Key, ...]], now: tuple[Key, ...],
-                 gone: bool) -> None:
-    """Wake what the object maps to, and what it mapped to until now."""
-    was = woken.get(key, ())
-    if gone:
-        woken.pop(key, None)
-    else:
-        woken[key] = now
-    for one in now:
-        add(one)
-    if was != now:
-        for one in was:
-            add(one)
-
 
 
 class Cache:
@@ -185,7 +202,11 @@ class Cache:
         """Wake this controller from now on, and once for every object there is."""
         informer = self.informer(watch.kind)
         to, when = watch.to, watch.when
-        woken = {k: tuple(to(reconciler, o)) for k, o in informer.objects.items()} if watch.plain and to else None
+        woken = None
+        if watch.plain and to is not None and when is None:
+            woken = Woken()
+            for key, obj in informer.objects.items():
+                woken.put(key, tuple(to(reconciler, obj)))
         informer.watchers.append(Watcher(runner.add, reconciler, to, when, woken, runner.add_all, watch))
         for key, obj in list(informer.objects.items()):
             if when is not None and not when(None, obj):
@@ -244,8 +265,8 @@ def _mapped(objects: Mapping[Key, Object], watcher: Watcher) -> Iterable[Key]:
         when = None
     if to is None:
         return list(objects) if when is None else [key for key, obj in objects.items() if when(obj, obj)]
-    if watcher.woken is not None and when is None:
-        return dict.fromkeys(chain.from_iterable(watcher.woken.values()))
+    if watcher.woken is not None:
+        return list(watcher.woken.counts)
     found: dict[Key, None] = {}
     for obj in list(objects.values()):
         if when is None or when(obj, obj):

@@ -9,9 +9,9 @@ Everything here has the order and the times that one key after the other would h
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -28,7 +28,7 @@ TRAIN: Final = 16
 class Train:
     """Keys that are polled in this order with one delay. What it is made of never changes."""
 
-    __slots__ = ("again", "cum", "dearest", "keys", "parts", "whole")
+    __slots__ = ("again", "cum", "dearest", "holes", "keys", "parts")
 
     def __init__(self, keys: list[Key], costs: list[int], again: int | None) -> None:
         self.keys = keys
@@ -38,8 +38,8 @@ class Train:
         self.again = again
         self.parts: list[Part] = []
         """Where its keys are now. Those in no part go on by themselves, or have nothing to do."""
-        self.whole = True
-        """No key was ever taken out."""
+        self.holes: list[int] = []
+        """The keys that were taken out, in order."""
 
 
 class Part:
@@ -131,22 +131,27 @@ class Line(WorkQueue):
             self.offsets[key] = (at, cost)
             self.tail_offset = at + cost
 
-    def enter_all(self, keys: list[Key], now: int) -> None:
-        """As `enter` for each; those that are known unchanged and wait for nothing may form a train."""
+    def enter_all(self, keys: list[Key], now: int, busy: Mapping[Key, int]) -> list[Key]:
+        """As `enter` for each but those that are being worked on; these are returned, if they are not in line.
+
+        Keys that are known unchanged and wait for nothing may form a train.
+        """
         entered, where, due, memos = self.entered, self.where, self.due, self.memos
         run: list[Key] = []
         costs: list[int] = []
         again: int | None = None
         if not keys:
-            return
+            return []
         self.dissolve()
         kept = self._kept
         if kept is not None:
-            if kept.whole and not kept.parts and kept.keys == keys:
+            if not busy and not kept.parts and len(kept.holes) * self._train < len(keys) and kept.keys == keys:
                 self._board(kept, now)
-                return
+                return []
             self._release()
-        for key in [k for k in keys if k not in entered and k not in where]:
+        fresh = [k for k in keys if k not in entered and k not in where]
+        held = [k for k in busy if k in fresh]
+        for key in [k for k in fresh if k not in held] if held else fresh:
             memo = None if key in due else memos.get(key)
             if run and (memo is None or memo[1] != again or not memo[0]):
                 self._enter_run(run, costs, again, now)
@@ -161,6 +166,7 @@ class Line(WorkQueue):
                 again = memo[1]
         if run:
             self._enter_run(run, costs, again, now)
+        return held
 
     def _enter_run(self, keys: list[Key], costs: list[int], again: int | None, now: int) -> None:
         if len(keys) < self._train:
@@ -172,9 +178,15 @@ class Line(WorkQueue):
         self._board(self._made(keys, costs, again), now)
 
     def _board(self, train: Train, now: int) -> None:
-        """The whole train gets in line."""
-        self.line.append(Part(train, 0, len(train.keys), now, 0, in_line=True, offset=self.tail_offset))
-        self.tail_offset += train.cum[-1]
+        """The whole train gets in line; so do the keys that were taken out of it, each by itself in its place."""
+        first, cum = 0, train.cum
+        for end in (*train.holes, len(train.keys)):
+            if end > first:
+                self.line.append(Part(train, first, end, now, 0, in_line=True, offset=self.tail_offset - cum[first]))
+                self.tail_offset += cum[end] - cum[first]
+            if end < len(train.keys):
+                self.enter(train.keys[end], now)
+            first = end + 1
 
     def _release(self) -> None:
         """The keys of the kept train that are in no part of it are not in a train any more."""
@@ -260,7 +272,7 @@ class Line(WorkQueue):
         train, i = self.where[key]
         part = next((p for p in train.parts if p.first <= i < p.end), None)
         if part is None:
-            train.whole = False
+            insort(train.holes, i)
             del self.where[key]
             return True
         if part.in_line:
@@ -301,7 +313,7 @@ class Line(WorkQueue):
     def _cut(self, part: Part, i: int) -> tuple[Part | None, Part | None]:
         """The part before poll i and the part behind it."""
         train, before, after = part.train, None, None
-        train.whole = False
+        insort(train.holes, i)
         del self.where[train.keys[i]]
         if i + 1 < part.end:
             after = Part(train, i + 1, part.end, part.base, part.slope, in_line=part.in_line, offset=part.offset,

@@ -157,11 +157,9 @@ class Runner:
         now, queue = self.env._now, self.queue
         self._replay(self._before())
         queue.mature(now)
-        keys = list(keys)
-        busy = [key for key, end in self._busy.items() if end > now and key not in queue.entered and key in keys]
-        for key in busy:
-            self._redo[key] = self._busy[key]
-        queue.enter_all([key for key in keys if key not in busy] if busy else keys, now)
+        busy = {key: end for key, end in self._busy.items() if end > now}
+        for key in queue.enter_all(list(keys), now, busy):
+            self._redo[key] = busy[key]
         soonest = max(self._free[0], now)
         if soonest < self._quiet_until:
             self._quiet_until = soonest
