@@ -80,7 +80,7 @@ class Passed(NamedTuple):
 class Line(WorkQueue):
     """FIFO of ready keys and timers that feed it. Times are ns."""
 
-    __slots__ = ("_kept", "_placings", "_riding", "_train", "head_offset", "memos", "offsets", "ready", "tail_offset",
+    __slots__ = ("_exposed", "_fresh", "_kept", "_riding", "_train", "head_offset", "memos", "offsets", "tail_offset",
                  "where")
 
     line: deque[Any]
@@ -98,13 +98,14 @@ class Line(WorkQueue):
         """Of keys in line: the known work that was ever put in line before it, and its own."""
         self.head_offset = 0
         self.tail_offset = 0
-        self.ready: list[tuple[int, int, Key]] = []
-        """Keys in line whose pass must really run, by offset; some have gone since."""
         self.where: dict[Key, tuple[Train, int]] = {}
         """Keys that travel in a train."""
         self._kept: Train | None = None
         """A train that comes again at the next resync only: `where` holds its keys on when they were passed over."""
-        self._placings = 0
+        self._fresh: deque[tuple[int, Key]] = deque()
+        """Keys in line that were not known unchanged when they entered, with their offsets."""
+        self._exposed: list[tuple[int, Key]] = []
+        """Keys that something happened to while they stood in line, by offset; some have gone since."""
         self._riding = 0
         """Parts among the timers."""
         self._train = train
@@ -115,21 +116,21 @@ class Line(WorkQueue):
         """The key gets in line, unless it stands there."""
         if key in self.entered or (key in self.where and not self.lift(key)):
             return
+        self.append(key, at)
+
+    def append(self, key: Key, at: int) -> None:
+        """The key, which is in no train, gets in line: note the work ahead of it."""
         self.entered[key] = at
         self.line.append(key)
-        self.place(key)
-
-    def place(self, key: Key) -> None:
-        """The key is the last in line: note the work ahead of it."""
-        memo, at = self.memos.get(key), self.tail_offset
+        offset = self.tail_offset
+        memo = self.memos.get(key)
         if memo is None:
-            self.offsets[key] = (at, 0)
-            self._placings += 1
-            heappush(self.ready, (at, self._placings, key))
+            self.offsets[key] = (offset, 0)
+            self._fresh.append((offset, key))
         else:
             cost = memo[0]
-            self.offsets[key] = (at, cost)
-            self.tail_offset = at + cost
+            self.offsets[key] = (offset, cost)
+            self.tail_offset = offset + cost
 
     def enter_all(self, keys: list[Key], now: int, busy: Mapping[Key, int]) -> list[Key]:
         """As `enter` for each but those that are being worked on; these are returned, if they are not in line.
@@ -157,9 +158,7 @@ class Line(WorkQueue):
                 self._enter_run(run, costs, again, now)
                 run, costs = [], []
             if memo is None or not memo[0]:
-                entered[key] = now
-                self.line.append(key)
-                self.place(key)
+                self.append(key, now)
             else:
                 run.append(key)
                 costs.append(memo[0])
@@ -171,9 +170,7 @@ class Line(WorkQueue):
     def _enter_run(self, keys: list[Key], costs: list[int], again: int | None, now: int) -> None:
         if len(keys) < self._train:
             for key in keys:
-                self.entered[key] = now
-                self.line.append(key)
-                self.place(key)
+                self.append(key, now)
             return
         self._board(self._made(keys, costs, again), now)
 
@@ -202,7 +199,7 @@ class Line(WorkQueue):
         found: list[Key] = []
         if now < self.soonest:
             return found
-        due, entered, line = self.due, self.entered, self.line
+        due, entered = self.due, self.entered
         while (head := self._head()) is not None and head[0][0] <= now:
             first, row = head
             bound = (now, _NEVER)
@@ -219,9 +216,7 @@ class Line(WorkQueue):
                 if row is not None and key.__class__ is Part:
                     self._part_fires(key, row, bound)
                 elif key not in entered:
-                    entered[key] = at
-                    line.append(key)
-                    self.place(key)
+                    self.append(key, at)
                     found.append(key)
         return found
 
@@ -251,9 +246,11 @@ class Line(WorkQueue):
 
     def take(self) -> tuple[Key, int]:
         """The first in line, which stands there by itself, and when it entered."""
-        key = self.line.popleft()
+        key: Key = self.line.popleft()
         offset, cost = self.offsets.pop(key)
         self.head_offset = offset + cost  # what stands behind it has that much less ahead
+        if self._fresh and self._fresh[0][1] is key:
+            self._fresh.popleft()
         return key, self.entered.pop(key)
 
     def expose(self, key: Key) -> int | None:
@@ -262,9 +259,36 @@ class Line(WorkQueue):
         if key in self.where:
             self.pull(key)
         if key in self.entered:
-            self._placings += 1
-            heappush(self.ready, (self.offsets[key][0], self._placings, key))
+            heappush(self._exposed, (self.offsets[key][0], key))
         return self.due.get(key)
+
+    def first_run(self, free: int) -> int | None:
+        """When the first pass that must really run begins, if the worker is free from then on; None: none is in line.
+
+        What stands ahead of it is all known work, so the moment is a sum.
+        """
+        line = self.line
+        if not line:
+            return None
+        head = line[0]
+        at = self.entered.get(head)
+        if at is None:
+            at = head.moment(head.first)
+        if at < free:
+            at = free
+        if head not in self.memos and head.__class__ is not Part:
+            return at
+        first = self._fresh[0][0] if self._fresh else None
+        exposed = self._exposed
+        while exposed:
+            offset, key = exposed[0]
+            found = self.offsets.get(key)
+            if found is not None and found[0] == offset and key not in self.memos:
+                if first is None or offset < first:
+                    first = offset
+                break
+            heappop(exposed)
+        return None if first is None else at + first - self.head_offset
 
     def lift(self, key: Key) -> bool:
         """Take a key out of its train: it goes on by itself, in its place. False, and nothing is done, if that is in

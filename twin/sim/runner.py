@@ -131,24 +131,25 @@ class Runner:
             self._replay(self._before())
         if now >= queue.soonest:
             queue.mature(now)
-        if key in queue.entered:
+        if key in queue.entered or (key in queue.where and not queue.lift(key)):
             return
-        end = self._busy.get(key)
-        if end is not None and end > now:
-            self._redo[key] = end
+        at = self._busy.get(key, 0)
+        if at > now:
+            self._redo[key] = at
         else:
-            queue.enter(key, now)
+            queue.append(key, now)
         soonest = self._free[0]
         if soonest < now:
             soonest = now
         if soonest < self._quiet_until:
             self._quiet_until = soonest
         if soonest == now and self._wake_at != now and self.env.reached > self._priority:
-            # Its turn in this instant is over, so it gets another one: until then the key is in line once.
-            self._wake_at = now
-            self.env.call_at(0, self._wake, now, priority=self._priority)
+            self._again_now(now)
         elif not now <= self._wake_at <= soonest:
-            self._arm()
+            if at > now:
+                self._wake_by(at)
+            elif key not in queue.memos:
+                self._wake_by(queue.first_run(soonest))
 
     def add_all(self, keys: Iterable[Key]) -> None:
         """As `add` for each in turn, none of them twice."""
@@ -164,25 +165,35 @@ class Runner:
         if soonest < self._quiet_until:
             self._quiet_until = soonest
         if soonest == now and self._wake_at != now and self.env.reached > self._priority:
-            self._wake_at = now
-            self.env.call_at(0, self._wake, now, priority=self._priority)
+            self._again_now(now)
         else:
             self._arm()
+
+    def _again_now(self, now: int) -> None:
+        """Its turn in this instant is over, so it gets another one: until then a key is in line once."""
+        self._wake_at = now
+        self.env.post(0, self._wake, (now,), self._priority)
 
     def stale(self, key: Key) -> None:
         """Something this key's last pass read has changed."""
         queue = self.queue
         if key not in queue.memos:
             return
-        if self._quiet_until <= self.env._now:
+        now = self.env._now
+        if self._quiet_until <= now:
             self._replay(self._before())
             if key not in queue.memos:
                 return
         due = queue.expose(key)
         if due is not None:
             heappush(self._stale_due, (due, key))
-        if not self.env._now <= self._wake_at <= max(self._free[0], self.env._now):
-            self._arm()
+        soonest = max(self._free[0], now)
+        if now <= self._wake_at <= soonest:
+            return
+        if key in queue.entered:
+            self._wake_by(queue.first_run(soonest))
+        self._wake_by(due)
+        self._wake_by(self._redo.get(key))
 
     def wake(self, key: Key) -> None:
         """Something outside the API server changed for this key: look at it afresh."""
@@ -288,17 +299,8 @@ class Runner:
 
     def _arm(self) -> None:
         """Wake when the next pass that must really run starts, or when it can be known."""
-        queue, at = self.queue, None
-        real, offsets = queue.ready, queue.offsets
-        while real:
-            offset, _, key = real[0]
-            found = offsets.get(key)
-            if found is not None and found[0] == offset:
-                at = queue.first_start(self._free[0])
-                if len(self._free) == 1:
-                    at += offset - queue.head_offset  # what stands ahead is all known work, so the start is a sum
-                break
-            heappop(real)
+        queue = self.queue
+        at = queue.first_run(self._free[0])
         if self._redo:
             first = min(self._redo.values())
             at = first if at is None or first < at else at
@@ -310,29 +312,35 @@ class Runner:
                     at = due
                 break
             heappop(stale)
-        if at is None:
-            return
+        if at is not None:
+            self._wake_by(at)
+
+    def _wake_by(self, at: int | None) -> None:
+        """Wake at this time, unless it is sooner anyway."""
         now = self.env._now
+        if at is None or now <= self._wake_at <= at:
+            return
         if at < now:
             at = now
-        if self._wake_at < now or at < self._wake_at:
-            self._wake_at = at
-            self.env.post(at - now, self._wake, (at,), self._priority)
+        self._wake_at = at
+        self.env.post(at - now, self._wake, (at,), self._priority)
 
     def _wake(self, at: int) -> None:
         if self.stopped:
             return
         if self._wake_at == at:
             self._wake_at = -1
-        if self._quiet_until < at:
-            self._replay(at - 1)
-        queue = self.queue
-        if at >= queue.soonest:
-            queue.mature(at)
-        if self._quiet_until <= at:
-            self._replay(at)
+        queue, free = self.queue, self._free[0]
         line = queue.line
-        if line and self._free[0] <= at and queue.entered.get(line[0], _NEVER) <= at:
+        if self._redo or not line or line[0] in queue.memos or queue.entered.get(line[0], _NEVER) > at or free > at:
+            self._replay(at - 1)
+            if at >= queue.soonest:
+                queue.mature(at)
+            self._replay(at)
+            free = self._free[0]
+        elif at >= queue.soonest:
+            queue.mature(at)
+        if line and free <= at and queue.entered.get(line[0], _NEVER) <= at:
             key, entered = queue.take()
             self.stats.waits_ns.append(at - entered)
             self._run(key, entered, at)
