@@ -34,11 +34,11 @@ class Evidence:
         self.changes = run.trace.device_changes
         self.policies = run.policies
         self._kinds: dict[type[Object], list[Any]] = {}
+        for obj in run.objects.get("", ()):
+            self._kinds.setdefault(type(obj), []).append(obj)
 
     def all(self, kind: type[T]) -> list[T]:
-        if kind not in self._kinds:
-            self._kinds[kind] = [o for o in self.run.objects.get("", ()) if isinstance(o, kind)]
-        return self._kinds[kind]
+        return self._kinds.get(kind, [])
 
     def said(self, *reasons: str) -> bool:
         return any(r in self.reasons for r in reasons)

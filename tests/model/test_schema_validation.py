@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from twin.model import fielderror as fe
 from twin.model.cel import broken, native
 from twin.model.kinds import KINDS
-from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuFlavor, DpuNode, DpuSet
+from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuDeviceSpec, DpuFlavor, DpuNode, DpuSet
 from twin.model.rules import ABSENT, Cel
 from twin.model.schema import has_crd
 from twin.model.services import DpuDeployment, DpuService, DpuServiceConfiguration
@@ -221,3 +223,16 @@ def test_no_manifest_makes_validation_fail(kind: Any, manifest: Json) -> None:
     for violation in violations(kind, manifest):
         assert violation.rule
         assert re.search(r"\S", str(violation.path)) or violation.path == ()
+
+
+@pytest.mark.parametrize("text", [
+    "1.2.3.4", "255.255.255.255", "0.0.0.0", "256.1.1.1", "1.2.3", "1.2.3.4.5", "01.2.3.4", "1..2.3", "", "1.2.3.4\n",
+    " 1.2.3.4", "1.2.3.4/24", "+1.2.3.4", "1_0.2.3.4", "\u0661.2.3.4", "1.2.3.100", "1.2.3.199", "1.2.3.249",
+    "1.2.3.300"])
+def test_an_address_is_four_numbers_to_255_without_leading_zeros(text: str) -> None:
+    try:
+        good = bool(ipaddress.IPv4Address(text))
+    except ValueError:
+        good = False
+    name = next(f.encode_name for f in fields(DpuDeviceSpec) if f.name == "bmc_ip")
+    assert (not schema_errors(DpuDevice, {"spec": {name: text}}, None)) is good

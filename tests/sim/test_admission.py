@@ -176,6 +176,28 @@ def test_a_condition_without_reason_is_refused() -> None:
         admit_typed(Dpu, dpu(conditions=(replace(good[0], status="Maybe"),)), dpu(), "status")
 
 
+def test_a_bad_condition_is_named_by_its_place_behind_good_ones() -> None:
+    good = set_condition((), "Initialized", "True", "R", "", 0.0)
+    bad = replace(good[0], type="Ready", reason="")
+    admit_typed(Dpu, dpu(conditions=(*good, replace(bad, reason="R"))), dpu(conditions=good), "status")
+    with pytest.raises(Invalid) as refused:
+        admit_typed(Dpu, dpu(conditions=(*good, replace(bad, reason="R"), bad, bad)), dpu(conditions=good), "status")
+    assert [c["field"] for c in refused.value.details["causes"] if "at least" in c["message"]] == [
+        "status.conditions[2].reason", "status.conditions[3].reason"]
+
+
+def test_a_value_that_breaks_a_rule_breaks_it_again_whatever_passed_in_between() -> None:
+    def write(effect: NodeEffect) -> None:
+        admit_typed(Dpu, replace(dpu(), spec=replace(dpu().spec, node_effect=effect)), None)
+
+    for _ in range(2):
+        with pytest.raises(Invalid, match="only one of"):
+            write(NodeEffect(drain=True, hold=True))
+        write(NodeEffect(drain=True))
+        write(NodeEffect(drain=True))
+        write(NodeEffect(hold=True))
+
+
 def test_versions_of_a_bfb_are_set_once() -> None:
     empty, first = Bfb(status=BfbStatus()), Bfb(status=BfbStatus(versions=BfbVersions(bsp="4.9.0", doca="2.9.0")))
     admit_typed(Bfb, first, empty, "status")
@@ -216,6 +238,9 @@ def test_a_node_refuses_a_taint_that_a_dpuset_accepted() -> None:
     assert "metadata.taints[0].key: Invalid value: \"\": name part must be non-empty" in str(refused.value)
     assert ('metadata.taints[0].effect: Unsupported value: "Nope": supported values: "NoSchedule", '
             '"PreferNoSchedule", "NoExecute"') in str(refused.value)
+    with pytest.raises(Invalid):
+        admit_typed(Node, new, from_manifest({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w"}, "spec": {
+            "taints": [{"key": "a", "effect": "NoSchedule"}]}}))
 
 
 def test_a_typed_create_gets_the_schemas_defaults() -> None:

@@ -33,6 +33,7 @@ def test_a_write_that_changes_nothing_is_no_write() -> None:
     made = api.create(config("a", {"x": "1"}))
     before = api.server.resource_version
     assert api.update(replace(made)) is made
+    assert api.update(replace(made, metadata=replace(made.metadata, labels={}))) is made
     assert api.server.patch(ConfigMap, key("a"), {"data": {"x": "1"}}, "me", 0) is made
     assert api.server.resource_version == before
 
@@ -45,7 +46,9 @@ def test_a_generation_counts_changes_of_what_is_asked_not_of_metadata_or_status(
     assert labelled.metadata.generation == 1
     changed = api.update(replace(labelled, spec=replace(labelled.spec, psid="MT_0000000001")))
     assert changed.metadata.generation == 2
-    assert int(changed.metadata.resource_version) == int(made.metadata.resource_version) + 2
+    again = api.update(replace(changed, metadata=replace(changed.metadata, labels={}), spec=made.spec))
+    assert again.metadata.generation == 3
+    assert int(again.metadata.resource_version) == int(made.metadata.resource_version) + 3
 
 
 def test_a_stale_write_is_refused_and_the_answer_is_a_real_servers() -> None:

@@ -39,7 +39,7 @@ def _program(rule: str) -> Any:
 
 
 @cache
-def _is_equality(rule: str) -> bool:
+def is_equality(rule: str) -> bool:
     """By far the most common rule, answered without the interpreter."""
     return rule.replace(" ", "") == "self==oldSelf"
 
@@ -49,7 +49,7 @@ def broken(rule: Cel, value: Any, old: Any) -> str:
 
     `old` is the value before; it is only looked at by transition rules, which need one.
     """
-    if _is_equality(rule.rule):
+    if is_equality(rule.rule):
         return "" if value == old else rule.message
     try:
         holds = _program(rule.rule).execute({"self": value, "oldSelf": old})

@@ -9,13 +9,17 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import FieldInfo, fields, replace
 
+from twin.model.schema import unwrap
+
 T = TypeVar("T", bound=msgspec.Struct)
 _MAPPING = (dict, Mapping)  # the plain case first: asking an abstract class is slow
+_PLAIN = frozenset((str, int, bool, float, list, tuple))
 
 
 @cache
-def _fields(cls: type[msgspec.Struct]) -> dict[str, FieldInfo]:
-    return {f.encode_name: f for f in fields(cls)}
+def _fields(cls: type[msgspec.Struct]) -> dict[str, tuple[FieldInfo, Any]]:
+    """The fields by their name in JSON; beside each the class whose values it takes as they are, or None."""
+    return {f.encode_name: (f, bare if (bare := unwrap(f.type)[0]) in (str, int, bool) else None) for f in fields(cls)}
 
 
 def merged(obj: T, patch: Mapping[str, Any]) -> T:
@@ -29,26 +33,25 @@ def merged(obj: T, patch: Mapping[str, Any]) -> T:
     changes: dict[str, Any] = {}
     known = _fields(type(obj))
     for name, value in patch.items():
-        field = known.get(name)
-        if field is None:
+        if name not in known:
             continue
+        field, plain = known[name]
         old = getattr(obj, field.name)
-        new = _value(field, old, value)
+        if value is None:
+            new = _empty(field)
+        elif value.__class__ is plain:
+            new = value
+        elif not isinstance(value, _MAPPING):
+            new = msgspec.convert(value, field.type)
+        elif isinstance(old, msgspec.Struct):
+            new = merged(old, value)
+        elif isinstance(old, _MAPPING):
+            new = merge_json(old, value)
+        else:
+            new = msgspec.convert(merge_json({}, value), field.type)
         if new is not old and new != old:
             changes[field.name] = new
     return replace(obj, **changes) if changes else obj
-
-
-def _value(field: FieldInfo, old: Any, value: Any) -> Any:
-    if value is None:
-        return _empty(field)
-    if isinstance(value, _MAPPING):
-        if isinstance(old, msgspec.Struct):
-            return merged(old, value)
-        if isinstance(old, _MAPPING):
-            return merge_json(old, value)
-        value = merge_json({}, value)
-    return msgspec.convert(value, field.type)
 
 
 def _empty(field: FieldInfo) -> Any:
@@ -67,6 +70,8 @@ def merge_json(target: Any, patch: Any) -> Any:
     for name, value in patch.items():
         if value is None:
             result.pop(name, None)
+        elif value.__class__ in _PLAIN:
+            result[name] = value
         else:
             result[name] = merge_json(result.get(name), value)
     return result

@@ -11,7 +11,7 @@ import calendar
 import time
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -127,9 +127,17 @@ Conditions = tuple[Condition, ...]
 T = TypeVar("T", bound=Object)
 
 
+_SECONDS: Final = tuple(f"{second:02}Z" for second in range(60))
+
+
+@lru_cache(maxsize=4096)
+def _format_minute(minute: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:", time.gmtime(60 * minute))
+
+
 @lru_cache(maxsize=4096)
 def _format_second(second: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
+    return _format_minute(second // 60) + _SECONDS[second % 60]
 
 
 def format_time(now: float) -> str:

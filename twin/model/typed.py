@@ -6,23 +6,24 @@ Go's typed clients send required fields even when they are empty; so does this (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
-from typing import Any, Final, cast, get_args, get_origin
+from operator import attrgetter
+from typing import Any, Final, TypeVar, cast, get_args, get_origin
 
 import msgspec
 from msgspec.structs import FieldInfo, fields, replace
 
 from twin.model import fielderror as fe
-from twin.model.cel import broken
+from twin.model.cel import broken, is_equality
 from twin.model.fielderror import FieldError, Path
 from twin.model.meta import Condition, Object, Part
 from twin.model.rules import ABSENT, CONDITION, NONE, Cel, Rule
-from twin.model.schema import is_required, unwrap
+from twin.model.schema import has_crd, is_required, unwrap
 from twin.model.validation import Check, checks_of
 
-_EQUALITY: Final = "self==oldSelf"
+T = TypeVar("T", bound=Object)
 Deep = Callable[[Any, Any, Path, list[FieldError]], None]
 """(value, old value or ABSENT, path, errors): look into a value."""
 
@@ -34,12 +35,16 @@ class FieldCheck:
     very default of the class, which decoding leaves where the field was missing.
     """
 
-    __slots__ = ("attr", "by_value", "checks", "deep", "empty", "name", "rules", "sent", "type", "zero")
+    __slots__ = ("attr", "births", "by_value", "checks", "deep", "empty", "held", "itself", "name", "sent",
+                 "transitions", "type", "zero")
 
     def __init__(self, f: FieldInfo, bare: Any, rule: Rule, deep: Deep | None) -> None:
         self.attr, self.name = f.name, f.encode_name
         self.checks: tuple[Check, ...] = checks_of(rule.schema())
-        self.rules: tuple[Cel, ...] = rule.cel
+        self.transitions: tuple[Cel, ...] = tuple(r for r in rule.cel if r.transition)
+        self.births: tuple[Cel, ...] = tuple(r for r in rule.cel if not r.transition)
+        self.held: Any = ABSENT  # the last value for which `births` held: a fleet's objects are made of few templates
+        self.itself = bool(self.checks or rule.cel)  # is there more than what is inside?
         self.deep = deep
         self.by_value = isinstance(f.default, Part)
         self.sent = rule.sent or self.by_value or is_required(f)
@@ -54,30 +59,36 @@ class FieldCheck:
 
     def look(self, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
         """Check this changed value."""
-        if value is None or value is self.empty or self.absent(value):
+        if value is None or value is self.empty or (not self.by_value and value == self.empty):
             if not self.sent:
                 return
             value = self.zero
         where = (*path, self.name)
-        for check in self.checks:
-            if error := check(value, where):
-                errors.append(error)
-        if self.rules:
-            _rules(self, value, ABSENT if self.absent(old) else old, where, errors)
+        if self.itself:
+            self._look_at_itself(value, old, where, errors)
         if self.deep is not None:
             self.deep(value, old, where, errors)
 
+    def _look_at_itself(self, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+        for check in self.checks:
+            if error := check(value, path):
+                errors.append(error)
+        if self.births and value is not self.held and value != self.held:
+            before = len(errors)
+            self._hold(self.births, value, None, path, errors)
+            if len(errors) == before:
+                self.held = value
+        if self.transitions and not self.absent(old):
+            self._hold(self.transitions, value, old, path, errors)
 
-def _rules(f: FieldCheck, value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
-    for rule in f.rules:
-        if rule.transition and old is ABSENT:
-            continue
-        if rule.rule.replace(" ", "") == _EQUALITY:
-            text = "" if value == old else rule.message
-        else:
-            text = broken(rule, _builtins(value), None if old is ABSENT else _builtins(old))
-        if text:
-            errors.append(FieldError(fe.RULE, path, f.type, text))
+    def _hold(self, rules: tuple[Cel, ...], value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+        for rule in rules:
+            if is_equality(rule.rule):
+                text = "" if value == old else rule.message
+            else:
+                text = broken(rule, _builtins(value), _builtins(old))
+            if text:
+                errors.append(FieldError(fe.RULE, path, self.type, text))
 
 
 def _builtins(value: Any) -> Any:
@@ -94,14 +105,12 @@ def part_checks(cls: type[Part] | type[Object]) -> tuple[FieldCheck, ...]:
             continue
         bare, rule = unwrap(f.type)
         check = FieldCheck(f, bare, rule, _deep(bare))
-        if check.checks or check.rules or check.deep:
+        if check.itself or check.deep:
             out.append(check)
     return tuple(out)
 
 
 def _deep(bare: Any) -> Deep | None:
-    if bare is Condition:
-        return _look_at_condition
     if isinstance(bare, type) and issubclass(bare, Part):
         inner = part_checks(bare)
         return _into_part(inner) if inner else None
@@ -109,18 +118,30 @@ def _deep(bare: Any) -> Deep | None:
         element, rule = unwrap(get_args(bare)[0 if get_origin(bare) is tuple else 1])
         if element is Any:
             return None
+        if element is Condition and get_origin(bare) is tuple:
+            return _look_at_conditions
         return _into_elements(checks_of(rule.schema()), rule.cel, _deep(element))
     return None
 
 
+def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """The values of these attributes, in one go."""
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda value: (only(value),)
+    return attrgetter(*names)
+
+
 def _into_part(inner: tuple[FieldCheck, ...]) -> Deep:
+    values = _getter([f.attr for f in inner])
+
     def deep(value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
         if old is ABSENT or old is None:
-            for f in inner:
-                f.look(getattr(value, f.attr), None, path, errors)
+            for f, new_value in zip(inner, values(value), strict=True):
+                if new_value is not f.empty or f.sent:
+                    f.look(new_value, None, path, errors)
             return
-        for f in inner:
-            new_value, old_value = getattr(value, f.attr), getattr(old, f.attr)
+        for f, new_value, old_value in zip(inner, values(value), values(old), strict=True):
             if new_value is not old_value and new_value != old_value:
                 f.look(new_value, old_value, path, errors)
 
@@ -146,8 +167,9 @@ def _into_elements(checks: tuple[Check, ...], rules: tuple[Cel, ...], inner: Dee
     def deep(value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
         if isinstance(value, tuple):
             before = old if isinstance(old, tuple) else ()
-            for i, (item, was) in enumerate(zip_longest(value, before[:len(value)], fillvalue=ABSENT)):
-                if item is not was:
+            known = len(before)
+            for i, item in enumerate(value):
+                if i >= known or item is not before[i]:
                     one(item, (*path, i), errors)
         else:
             for key in sorted(value):
@@ -163,10 +185,20 @@ _STATUSES: Final = frozenset(CONDITION["properties"]["status"]["enum"])
 _good: Final[dict[tuple[str, str], bool]] = {}
 
 
-def _look_at_condition(c: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
-    names = (c.type, c.reason)
-    if names in _good and c.status in _STATUSES and c.last_transition_time and len(c.message) <= 32768:
+def _look_at_conditions(value: Any, old: Any, path: Path, errors: list[FieldError]) -> None:
+    before = old[:len(value)] if isinstance(old, tuple) else ()
+    for c, was in zip_longest(value, before):
+        if c is not was and not ((c.type, c.reason) in _good and c.status in _STATUSES and c.last_transition_time
+                                 and len(c.message) <= 32768):
+            break
+    else:
         return
+    for i, (c, was) in enumerate(zip_longest(value, before)):
+        if c is not was:
+            _look_at_condition(c, (*path, i), errors)
+
+
+def _look_at_condition(c: Any, path: Path, errors: list[FieldError]) -> None:
     found = [error for name, value in (("message", c.message), ("reason", c.reason), ("status", c.status),
                                        ("type", c.type))
              for check in _CONDITION_CHECKS[name] if (error := check(value, (*path, name)))]
@@ -175,7 +207,7 @@ def _look_at_condition(c: Any, old: Any, path: Path, errors: list[FieldError]) -
         found.append(FieldError(fe.TYPE_INVALID, where, "null",
                                 f'{fe.path_text(where)} in body must be of type string: "null"'))
     if not found:
-        _good[names] = True
+        _good[c.type, c.reason] = True
     errors.extend(found)
 
 
@@ -183,36 +215,31 @@ def _look_at_condition(c: Any, old: Any, path: Path, errors: list[FieldError]) -
 
 
 @cache
-def _half(kind: type[Object], name: str) -> FieldCheck | None:
-    return next((f for f in part_checks(kind) if f.name == name), None)
+def _halves(kind: type[Object]) -> tuple[FieldCheck | None, tuple[FieldCheck, ...]]:
+    """The checks of the status and of everything else; only DPF's own kinds have any."""
+    checks = part_checks(kind) if has_crd(kind) else ()
+    return next((f for f in checks if f.name == "status"), None), tuple(f for f in checks if f.name != "status")
 
 
-def status_errors(kind: type[Object], new: Object, old: Object) -> list[FieldError] | None:
-    """What the server has against this status write; None if nothing."""
-    f = _half(kind, "status")
-    if f is None:
-        return None
-    value: Any = new.status  # type: ignore[attr-defined]
-    before: Any = old.status  # type: ignore[attr-defined]
-    if value is before:
-        return None
+def status_errors(kind: type[Object], status: Any, old: Any) -> list[FieldError]:
+    """What the server has against writing this status over the old one."""
     errors: list[FieldError] = []
-    f.look(value, before, (), errors)
-    return errors or None
+    f = _halves(kind)[0]
+    if f is not None and status is not old:
+        f.look(status, old, (), errors)
+    return errors
 
 
-def body_errors(kind: type[Object], new: Object, old: Object | None) -> list[FieldError] | None:
-    """What the server has against everything but metadata and status; None if nothing."""
+def body_errors(kind: type[Object], new: Object, old: Object | None) -> list[FieldError]:
+    """What the server has against everything but metadata and status."""
     errors: list[FieldError] = []
-    for f in part_checks(kind):
-        if f.name == "status":
-            continue
+    for f in _halves(kind)[1]:
         value = getattr(new, f.attr)
         before = None if old is None else getattr(old, f.attr)
         if old is not None and value is before and not (value is None and f.sent):
             continue  # unchanged, unless it is absent in the store and empty in what Go sends
         f.look(value, before, (), errors)
-    return errors or None
+    return errors
 
 
 # --- defaults
@@ -236,11 +263,28 @@ def _defaults(cls: type[Part] | type[Object]) -> tuple[tuple[str, Any, Any, bool
     return tuple(out)
 
 
+@cache
+def _status_defaults(kind: type[Object]) -> tuple[tuple[str, Any, Any, bool], ...]:
+    return tuple(row for row in _defaults(kind) if row[0] == "status")
+
+
 def with_defaults(value: Any) -> Any:
     """The same object or part with the schema's defaults where an attribute is empty; itself if nothing is missing."""
-    changes = {}
     cls: Any = type(value)
-    for attr, empty, default, below in _defaults(cls):
+    rows = _defaults(cls)
+    return _filled(value, rows) if rows else value
+
+
+def with_default_status(obj: T) -> T:
+    """As `with_defaults`, of the status only."""
+    cls: Any = type(obj)
+    rows = _status_defaults(cls)
+    return cast(T, _filled(obj, rows)) if rows else obj
+
+
+def _filled(value: Any, rows: tuple[tuple[str, Any, Any, bool], ...]) -> Any:
+    changes = {}
+    for attr, empty, default, below in rows:
         current = getattr(value, attr)
         new = current
         if default is not ABSENT and (current is None or current == empty):

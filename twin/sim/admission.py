@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar, cast
 
 from twin.backends.base import ApiError, Forbidden, Invalid
@@ -38,10 +38,14 @@ class Webhooks:
     hooks: Sequence[Webhook]
     url: str = "https://dpf-provisioning-webhook-service.dpf-operator-system.svc:443"
     down: str = ""
+    _kinds: frozenset[type[Object]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._kinds = frozenset(hook.kind for hook in self.hooks)
 
     def watches(self, kind: type[Object]) -> bool:
         """Is there a webhook for this kind?"""
-        return kind in [hook.kind for hook in self.hooks]
+        return kind in self._kinds
 
     def call(self, kind: type[Object], operation: str, mutating: bool, obj: Json, old: Json | None,
              reader: Lister | None) -> Json:
@@ -196,30 +200,30 @@ def admit_typed(kind: type[Object], new: Object, old: Object | None, subresource
     everything but status. Raises: Invalid.
     """
     if subresource == "status" and old is not None:
-        errors = typed.status_errors(kind, new, old) if has_crd(kind) else None
+        errors = typed.status_errors(kind, new.status, old.status)  # type: ignore[attr-defined]
     else:
         errors = typed_metadata_errors(kind, new, old)
-        errors += (typed.body_errors(kind, new, old) or []) if has_crd(kind) else core_object_errors(new)
+        errors += typed.body_errors(kind, new, old) if has_crd(kind) else core_object_errors(new, old)
     if errors:
-        raise invalid(kind, new.metadata.name, _in_server_order(kind, errors))
+        raise quick_refusal(kind, new.metadata.name, errors)
+
+
+def quick_refusal(kind: type[Object], name: str, errors: list[FieldError]) -> Invalid:
+    """The 422 for what the quick check has found."""
+    return invalid(kind, name, _in_server_order(kind, errors))
 
 
 def admit_object(
-    kind: type[Object], new: T, old: T | None, *, subresource: str = "", webhooks: Webhooks | None = None,
-    reader: Lister | None = None,
+    kind: type[Object], new: T, old: T | None, *, webhooks: Webhooks | None = None, reader: Lister | None = None,
 ) -> T:
     """A controller's write through everything: defaults at CREATE, the quick check, or the long way if a webhook looks.
 
     Returns the object to store. Raises: ApiError, Invalid, Forbidden.
     """
-    if subresource == "status" and old is not None:
-        if has_crd(kind) and (errors := typed.status_errors(kind, new, old)):
-            raise invalid(kind, new.metadata.name, _in_server_order(kind, errors))
-        return new
-    if webhooks is None or subresource or not webhooks.watches(kind):
+    if webhooks is None or not webhooks.watches(kind):
         if old is None:
             new = typed.with_defaults(new)
-        admit_typed(kind, new, old, subresource)
+        admit_typed(kind, new, old)
         return new
     before = None if old is None else typed.as_sent(kind, to_manifest(old), stored=True)
     sent = typed.as_sent(kind, to_manifest(new))

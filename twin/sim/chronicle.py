@@ -14,7 +14,7 @@ from typing import Any, cast
 from twin.model.core import Node, NodeMaintenance
 from twin.model.fleet import Fleet
 from twin.model.meta import Key, Object, condition
-from twin.model.provisioning import Bfb, Dpu, DpuDevice, DpuSet, Phase
+from twin.model.provisioning import Bfb, Dpu, DpuDevice, DpuSet, DpuStatus, Phase
 from twin.model.rollout import max_unavailable
 from twin.sim.clock import SECOND
 from twin.sim.host import SimHost
@@ -63,8 +63,10 @@ class Chronicle:
         self.reasons: dict[str, int] = {}
         """How often a DPU's newest condition that says no had this reason: by REASON and by PHASE/REASON."""
         self._cards = {h.name: tuple(c.name for c in h.cards) for h in fleet.hosts}
-        for kind, observer in ((Dpu, self._dpu), (Node, self._node), (DpuSet, self._set), (Bfb, self._bfb),
-                               (NodeMaintenance, self._node_maintenance)):
+        observers: tuple[tuple[type[Object], Any], ...] = (
+            (Dpu, self._dpu), (Node, self._node), (DpuSet, self._set), (Bfb, self._bfb),
+            (NodeMaintenance, self._node_maintenance))
+        for kind, observer in observers:
             server.observers.setdefault(kind, []).append(observer)
 
     def meet(self, dpu: str, host: str) -> None:
@@ -74,32 +76,31 @@ class Chronicle:
 
     # --- DPUs
 
-    def _dpu(self, old: Object | None, new: Object | None, at: int) -> None:
-        was, dpu = cast("Dpu | None", old), cast("Dpu | None", new)
+    def _dpu(self, was: Dpu | None, dpu: Dpu | None, at: int) -> None:
         about = dpu or was
         assert about is not None
         name, trace = about.metadata.name, self._trace
-        before = was.status.phase if was is not None and was.status is not None else ""
-        phase = dpu.status.phase if dpu is not None and dpu.status is not None else ""
-        if dpu is None:
-            trace.phase(at, name, "")
-        elif phase != before or was is None:
-            trace.phase(at, name, phase or Phase.INITIALIZING)
-        if phase != before:
-            self._place(name, phase, at)
-            if phase == Phase.OS_INSTALLING:
-                self._installing[name] = None
-            elif before == Phase.OS_INSTALLING:
-                self._installing.pop(name, None)
-            if phase == Phase.DELETING or dpu is None:
-                self._no_longer_outdated(name, at)
-        if dpu is None or was is None:
-            self._count(about, dpu is not None, at)
-        status = dpu.status if dpu is not None else None
-        if status is not None and (was is None or was.status is not status):
-            self._wait(name, self._constraint(cast(Dpu, dpu)), at)
-        elif dpu is None:
-            self._wait(name, "", at)
+        if was is None or dpu is None or was.status is not dpu.status:
+            before = was.status.phase if was is not None and was.status is not None else ""
+            phase = dpu.status.phase if dpu is not None and dpu.status is not None else ""
+            if dpu is None:
+                trace.phase(at, name, "")
+            elif phase != before or was is None:
+                trace.phase(at, name, phase or Phase.INITIALIZING)
+            if phase != before:
+                self._place(name, phase, at)
+                if phase == Phase.OS_INSTALLING:
+                    self._installing[name] = None
+                elif before == Phase.OS_INSTALLING:
+                    self._installing.pop(name, None)
+                if phase == Phase.DELETING or dpu is None:
+                    self._no_longer_outdated(name, at)
+            if dpu is None or was is None:
+                self._count(about, dpu is not None, at)
+            if dpu is None:
+                self._wait(name, "", at)
+            elif dpu.status is not None:
+                self._wait(name, self._constraint(dpu, dpu.status), at)
         if dpu is not None and dpu.spec.cluster.name and (was is None or not was.spec.cluster.name):
             place = trace.places.get(name)
             if place is not None:
@@ -122,9 +123,7 @@ class Chronicle:
             self._trace.outage_begin(at, name, cause)
             self._down[name] = cause
 
-    def _constraint(self, dpu: Dpu) -> str:
-        status = dpu.status
-        assert status is not None
+    def _constraint(self, dpu: Dpu, status: DpuStatus) -> str:
         name = dpu.metadata.name
         self._undrained.pop(name, None)
         for c in reversed(status.conditions):
@@ -152,8 +151,9 @@ class Chronicle:
             return self._forbidden.get(key.name, "drain")
         return UNDRAINED
 
-    def _node_maintenance(self, old: Object | None, new: Object | None, at: int) -> None:
-        about = cast("NodeMaintenance", new or old)
+    def _node_maintenance(self, old: NodeMaintenance | None, new: NodeMaintenance | None, at: int) -> None:
+        about = new or old
+        assert about is not None
         ready = condition(about.status.conditions, "Ready") if about.status is not None else None
         if new is None or ready is None or ready.reason != "Draining":
             self._forbidden.pop(about.spec.node_name, None)
@@ -180,8 +180,7 @@ class Chronicle:
                 return f"image-server {server.name}"
         return f"BFB {key}"
 
-    def _bfb(self, old: Object | None, new: Object | None, at: int) -> None:
-        was, bfb = cast("Bfb | None", old), cast("Bfb | None", new)
+    def _bfb(self, was: Bfb | None, bfb: Bfb | None, at: int) -> None:
         about = bfb or was
         if about is None or (was and was.status and was.status.phase) == (bfb and bfb.status and bfb.status.phase):
             return
@@ -217,18 +216,18 @@ class Chronicle:
 
     # --- roll-outs
 
-    def _set(self, old: Object | None, new: Object | None, at: int) -> None:
+    def _set(self, was: DpuSet | None, dpuset: DpuSet | None, at: int) -> None:
         """A new template: its DPUs wait for their turn within maxUnavailable."""
-        was, dpuset = cast("DpuSet | None", old), cast("DpuSet | None", new)
-        if was is None or dpuset is None or was.spec is not dpuset.spec:
-            self._maximum(cast("DpuSet", dpuset or was), dpuset is not None, at)
+        if was is not None and dpuset is not None and was.spec is dpuset.spec:
+            return
+        self._maximum(cast("DpuSet", dpuset or was), dpuset is not None, at)
         if dpuset is None:
             return
         spec = dpuset.spec.dpu_template.spec
         if was is None:
             self._trace.asked(at, f"DPUSet {dpuset.key} created")
             return
-        if was.spec is dpuset.spec or was.spec.dpu_template.spec == spec:
+        if was.spec.dpu_template.spec == spec:
             return
         if dpuset.spec.strategy is None or dpuset.spec.strategy.type != "RollingUpdate":
             return
@@ -288,8 +287,7 @@ class Chronicle:
 
     # --- hosts
 
-    def _node(self, old: Object | None, new: Object | None, at: int) -> None:
-        was, node = cast("Node | None", old), cast("Node | None", new)
+    def _node(self, was: Node | None, node: Node | None, at: int) -> None:
         before = was is not None and was.spec.unschedulable
         now = node is not None and node.spec.unschedulable
         if before == now:

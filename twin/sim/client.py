@@ -411,21 +411,22 @@ class SimKube:
         if meter.on_effect is not None:
             meter.on_effect(verb, False)
         now = server.env._now
-        at = now + meter.cost_ns
-        if self._limit is not None:
-            at += self._limit.wait_ns(at)
-        at += self._costs.write_ns
+        at_ns = now + meter.cost_ns
+        sent_ns = at_ns if self._limit is None else at_ns + self._limit.wait_ns(at_ns)
+        done_ns = sent_ns + self._costs.write_ns
         if server.write_ns:
-            at += server.busy_ns(at)
-        meter.charge_ns(at - now - meter.cost_ns)
+            done_ns += server.busy_ns(done_ns)
+        if meter.billed:
+            meter.cost_ns = done_ns - now
+            at_ns = done_ns
         if server.down or server.revoked:
             self._refuse(method, what)
         if server.flaky is not None and server.flaky[0]():
             if server.flaky[1]:
-                do(*arguments, meter.controller, now + meter.cost_ns)
+                do(*arguments, meter.controller, at_ns)
             raise TimedOut(f"{method} {server.url}{_path(what, method)}: the server was unable to return a response in "
                            "the time allotted, but may still be processing the request")
-        result = do(*arguments, meter.controller, now + meter.cost_ns)
+        result = do(*arguments, meter.controller, at_ns)
         if meter.on_effect is not None:
             meter.after(verb)
         return result

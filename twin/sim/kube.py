@@ -21,10 +21,10 @@ from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.merge import merge_json, merged
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, new_key, replace
 from twin.model.schema import has_crd
-from twin.model.typed import as_sent, with_defaults
+from twin.model.typed import as_sent, status_errors, with_default_status, with_defaults
 from twin.runtime.events import Correlator
 from twin.sim import apply as ssa
-from twin.sim.admission import admit, admit_object, admit_typed
+from twin.sim.admission import admit, admit_object, admit_typed, quick_refusal
 from twin.sim.clock import EPOCH, SECOND, TwinEnvironment
 from twin.sim.fieldset import shape_of
 from twin.sim.garbage import FOREGROUND, ORPHAN, Collector
@@ -46,7 +46,7 @@ from twin.sim.status import (
     resource_parts,
     too_large_version,
 )
-from twin.sim.trace import Trace
+from twin.sim.trace import Trace, Write
 from twin.sim.watch import ApiWatch, History
 
 __all__ = ["ApiServer", "Observer", "Resource"]
@@ -55,7 +55,7 @@ T = TypeVar("T", bound=Object)
 Observer = Callable[[Object | None, Object | None, int], None]
 """(old, new, at_ns): called with every change, at once. For the trace and the checks, never for controllers."""
 
-_WITHOUT_GENERATION: tuple[Resource, ...] = (ConfigMap, Event, Lease, Namespace, Node, Secret, Service)
+_WITHOUT_GENERATION: frozenset[Resource] = frozenset((ConfigMap, Event, Lease, Namespace, Node, Secret, Service))
 """Core kinds whose generation the server does not keep (seen at kube-apiserver v1.34)."""
 NAME_ATTEMPTS = 8
 NAME_BASE = 58
@@ -208,9 +208,9 @@ class ApiServer:
         meta = obj.metadata
         table = self.table(resource)
         name = meta.name or self._generated(table, meta)
-        key = Key(meta.namespace, name)
-        if key.namespace and Key("", key.namespace) not in self.table(Namespace):
-            raise not_found(Namespace, Key("", key.namespace))
+        key = new_key(Key, (meta.namespace, name))
+        if meta.namespace and ("", meta.namespace) not in self.table(Namespace):
+            raise not_found(Namespace, Key("", meta.namespace))
         if key in table:
             if not admitted:  # a real server validates before it looks whether the name is taken
                 admit_typed(type(obj), with_defaults(replace(obj, metadata=replace(meta, name=name))), None)
@@ -239,7 +239,8 @@ class ApiServer:
         table[key] = new
         if getattr(new, "status", None) is not None and not isinstance(resource, str) and has_crd(resource):
             self._defaulted[resource, key] = new.metadata.resource_version
-        self._leaving.pop((resource, key), None)
+        if self._leaving:
+            self._leaving.pop((resource, key), None)
         if meta.owner_references:
             self._garbage.born(resource, key, new.metadata, at_ns)
         self._commit(resource, key, None, new, verb, by, at_ns)
@@ -253,62 +254,86 @@ class ApiServer:
 
         Raises: NotFound, Conflict (stale resourceVersion), Invalid.
         """
+        if status:
+            return self.update_status(obj, by, at_ns, verb=verb, admitted=admitted, managed=managed)
         resource = resource_of(obj)
         meta = obj.metadata
         key = new_key(Key, (meta.namespace, meta.name))
-        table = self.table(resource)
-        old: T | None = table.get(key)  # type: ignore[assignment]
-        if old is None:
-            raise not_found(resource, key)
+        old: T = self._current(resource, key, meta, verb, by, at_ns)
         was = old.metadata
-        if meta.resource_version != was.resource_version or (meta.uid and meta.uid != was.uid):
-            self._refuse_stale(resource, key, meta, was, verb, by, at_ns)
         if isinstance(obj, Secret) and obj.string_data:
             obj = cast(T, without_string_data(obj))
-        if status:
-            if (obj.status == old.status and managed in (None, was.managed_fields)  # type: ignore[attr-defined]
-                    and not self._unstored(resource, key, was)):
-                return old
-            new = replace(old, status=obj.status)  # type: ignore[attr-defined]
-            if managed is not None:
-                new = replace(new, metadata=replace(was, managed_fields=managed))
-            generation = was.generation
+        kept = self._fixed(meta, was)
+        if managed is not None:
+            kept = replace(kept, managed_fields=managed)
+        new = obj if kept is meta else replace(obj, metadata=kept)
+        if type(obj).HAS_STATUS and new.status is not old.status:  # type: ignore[attr-defined]
+            new = replace(new, status=old.status)  # type: ignore[attr-defined]
+        if kept is not was and kept != was:
+            grown = was.generation > 0 and replace(new, metadata=was) != old
         else:
-            kept = self._fixed(meta, was)
-            if managed is not None:
-                kept = replace(kept, managed_fields=managed)
-            new = obj if kept is meta else replace(obj, metadata=kept)
-            if type(obj).HAS_STATUS and new.status is not old.status:  # type: ignore[attr-defined]
-                new = replace(new, status=old.status)  # type: ignore[attr-defined]
-            if new == old and not self._unstored(resource, key, was):
+            grown = new != old
+            if not grown and not self._unstored(resource, key, was):
                 return old
-            generation = was.generation + (was.generation > 0 and replace(new, metadata=was) != old)
         if not admitted:
             try:
-                new = admit_object(type(obj), new, old, subresource="status" if status else "", webhooks=self.webhooks,
-                                   reader=self._lister)
+                new = admit_object(type(obj), new, old, webhooks=self.webhooks, reader=self._lister)
             except ApiError as error:
                 self._refused(resource, key, verb, by, at_ns, error.reason)
                 raise
         if managed is None and was.managed_fields:
-            new = self._followed(old, new, by, at_ns, "status" if status else "")
+            new = self._followed(old, new, by, at_ns, "")
         self._rv += 1
-        new = replace(new, metadata=replace(new.metadata, resource_version=str(self._rv), generation=generation))
-        left = new.metadata
-        if new.metadata.deletion_timestamp and not new.metadata.finalizers and not self._lingers(new):
+        left = replace(new.metadata, resource_version=str(self._rv),
+                       generation=was.generation + (was.generation > 0 and grown))
+        new = replace(new, metadata=left)
+        if left.deletion_timestamp and not left.finalizers and not self._lingers(new):
             self._remove(resource, key, old, new, verb, by, at_ns)
             left = ObjectMeta()  # the owners it had until now lost it just as well
         else:
-            table[key] = new
+            self._tables[resource][key] = new
             self._commit(resource, key, old, new, verb, by, at_ns)
         # After the write itself: an owner that may go now goes with a later version.
         if new.metadata.owner_references is not was.owner_references:
             self._garbage.reowned(resource, key, was, left, at_ns)
         return new
 
-    def update_status(self, obj: T, by: str, at_ns: int) -> T:
-        """As `update`, of the status only; on record as the verb `status`."""
-        return self.update(obj, by, at_ns, status=True, verb="status")
+    def update_status(self, obj: T, by: str, at_ns: int, *, verb: str = "status", admitted: bool = False,
+                      managed: tuple[dict[str, Any], ...] | None = None) -> T:
+        """As `update`, of the status only. Most writes are one: it changes neither owners nor what holds the object."""
+        resource = resource_of(obj)
+        meta = obj.metadata
+        key = new_key(Key, (meta.namespace, meta.name))
+        old: T = self._current(resource, key, meta, verb, by, at_ns)
+        was = old.metadata
+        status, before = obj.status, old.status  # type: ignore[attr-defined]
+        if status == before and managed in (None, was.managed_fields) and not self._unstored(resource, key, was):
+            return old
+        if not admitted and (errors := status_errors(type(obj), status, before)):
+            error = quick_refusal(type(obj), key.name, errors)
+            self._refused(resource, key, verb, by, at_ns, error.reason)
+            raise error
+        if managed is None and was.managed_fields:
+            managed = self._followed(old, replace(old, status=status), by, at_ns, "status").metadata.managed_fields
+        self._rv += 1
+        version = str(self._rv)
+        kept = (replace(was, resource_version=version) if managed is None
+                else replace(was, resource_version=version, managed_fields=managed))
+        new = replace(old, metadata=kept, status=status)
+        self._tables[resource][key] = new
+        self._commit(resource, key, old, new, verb, by, at_ns)
+        return new
+
+    def _current(self, resource: Resource, key: Key, meta: ObjectMeta, verb: str, by: str, at_ns: int) -> Any:
+        """The stored object that one with this metadata is to replace. Raises: NotFound, Conflict, Invalid."""
+        table = self._tables.get(resource)
+        old = table.get(key) if table else None
+        if old is None:
+            raise not_found(resource, key)
+        was = old.metadata
+        if meta is not was and (meta.resource_version != was.resource_version or (meta.uid and meta.uid != was.uid)):
+            self._refuse_stale(resource, key, meta, was, verb, by, at_ns)
+        return old
 
     def patch(self, kind: type[T], key: Key, merge: Mapping[str, Any], by: str, at_ns: int, *, status: bool = False,
               resource_version: str = "") -> T:
@@ -318,15 +343,19 @@ class ApiServer:
                 "the server could not find the requested resource")
         if status or self.webhooks is None or not self.webhooks.watches(kind):
             # No webhook wants to see it as JSON: patch the object itself.
-            old = self.get(kind, key)
+            old: T | None = self.table(kind).get(key)  # type: ignore[assignment]
+            if old is None:
+                raise not_found(kind, key)
             new = merged(old, merge)
             if "status" in merge:
-                new = with_defaults(new)
+                new = with_default_status(new) if status else with_defaults(new)
             if resource_version:
                 new = replace(new, metadata=replace(new.metadata, resource_version=resource_version))
             if new is old and not self._unstored(kind, key, old.metadata):
                 return old
-            return self.update(new, by, at_ns, status=status, verb="patch")
+            if status:
+                return self.update_status(new, by, at_ns, verb="patch")
+            return self.update(new, by, at_ns, verb="patch")
         return cast(T, self.patch_resource(kind, key, merge, by, at_ns, status=status,
                                            resource_version=resource_version))
 
@@ -590,29 +619,19 @@ class ApiServer:
     def _lingers(self, obj: Object) -> bool:
         return isinstance(obj, Pod) and bool(obj.spec.node_name)
 
-    def _commit(self, resource: Resource, key: Key, old: Object | None, new: Object, verb: str, by: str,
-                at_ns: int) -> None:
-        """Announce a stored change: trace, observers, live readers at once; watchers after the lag."""
-        self.trace.write(at_ns, by, verb, self.name, new.KIND or kind_name(resource), key[0], key[1],
-                         new.metadata.resource_version, "")
-        self._announce(resource, key, old, old, new, "ADDED" if old is None else "MODIFIED", at_ns)
+    def _commit(self, resource: Resource, key: Key, before: Object | None, new: Object | None, verb: str, by: str,
+                at_ns: int, gone: Object | None = None) -> None:
+        """Announce a stored change: trace, observers, live readers at once; watchers after the lag.
 
-    def _remove(self, resource: Resource, key: Key, old: Object, gone: Object, verb: str, by: str, at_ns: int) -> None:
-        del self._tables[resource][key]
-        if at_ns > self.env.now:
-            self._leaving[resource, key] = at_ns
-        self.trace.write(at_ns, by, verb, self.name, kind_name(resource), key.namespace, key.name,
-                         gone.metadata.resource_version, "")
-        self._announce(resource, key, old, gone, None, "DELETED", at_ns)
-        self._garbage.gone(resource, key, gone.metadata, at_ns)
-
-    def _announce(self, resource: Resource, key: Key, before: Object | None, old: Object | None, new: Object | None,
-                  op: str, at_ns: int) -> None:
-        """`before` is the version that was stored until now, `old` the last one: they differ when the object goes."""
-        obj = new if new is not None else old
+        `before` is the version that was stored until now; `new` is None when it was removed, and `gone` the last one.
+        """
+        old, obj = (before, new) if new is not None else (gone, gone)
         assert obj is not None
-        if self.trace.keep_objects:
-            self.trace.object(at_ns, op, self.name, obj)
+        env, trace = self.env, self.trace
+        trace.emit(Write(at_ns / SECOND, by, verb, self.name, obj.KIND or kind_name(resource), key[0], key[1],
+                         obj.metadata.resource_version, ""))
+        if trace.keep_objects:
+            trace.object(at_ns, "ADDED" if old is None else "DELETED" if new is None else "MODIFIED", self.name, obj)
         observers = self.observers.get(resource)
         if observers:
             for observe in observers:
@@ -625,8 +644,15 @@ class ApiServer:
                 touch(readers, resource)
         followers = self._interested.get(resource)
         if followers:
-            delay = at_ns - self.env._now + self.lag_ns
-            self.env.post(delay if delay > 0 else 0, self._deliver, (followers, key, before, new, obj))
+            delay = at_ns - env._now + self.lag_ns
+            env.post(delay if delay > 0 else 0, self._deliver, (followers, key, before, new, obj))
+
+    def _remove(self, resource: Resource, key: Key, old: Object, gone: Object, verb: str, by: str, at_ns: int) -> None:
+        del self._tables[resource][key]
+        if at_ns > self.env.now:
+            self._leaving[resource, key] = at_ns
+        self._commit(resource, key, old, None, verb, by, at_ns, gone)
+        self._garbage.gone(resource, key, gone.metadata, at_ns)
 
     def _deliver(self, followers: list[Follower], key: Key, before: Object | None, new: Object | None,
                  last: Object) -> None:

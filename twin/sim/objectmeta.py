@@ -84,6 +84,11 @@ def label_value_problems(value: str) -> tuple[str, ...]:
 
 
 def label_errors(labels: Mapping[str, Any]) -> list[FieldError]:
+    for key, value in labels.items():
+        if qualified_name_problems(key) or label_value_problems(value):
+            break
+    else:
+        return []
     path: Path = ("metadata", "labels")
     out: list[FieldError] = []
     for key in sorted(labels):
@@ -106,7 +111,7 @@ def annotation_errors(annotations: Mapping[str, Any]) -> list[FieldError]:
 def metadata_errors(kind: type[Object], obj: Json, old: Json | None) -> list[FieldError]:
     """What the server has against this metadata, in its order."""
     meta: Json = obj.get("metadata") or {}
-    out = _name_errors(kind, meta)
+    out = _name_errors(kind, meta.get("name", ""), meta.get("generateName", ""), meta.get("namespace"))
     out += label_errors(meta.get("labels") or {})
     out += annotation_errors(meta.get("annotations") or {})
     out += _owner_errors(meta.get("ownerReferences") or [])
@@ -121,9 +126,7 @@ def metadata_errors(kind: type[Object], obj: Json, old: Json | None) -> list[Fie
     return out
 
 
-def _name_errors(kind: type[Object], meta: Json) -> list[FieldError]:
-    name = meta.get("name", "")
-    prefix = meta.get("generateName", "")
+def _name_errors(kind: type[Object], name: str, prefix: str, namespace: str | None) -> list[FieldError]:
     out: list[FieldError] = []
     if prefix:
         masked = prefix[:-1] + "a" if prefix.endswith("-") else prefix  # a name may follow the dash
@@ -132,8 +135,9 @@ def _name_errors(kind: type[Object], meta: Json) -> list[FieldError]:
             return out
     if not name:
         return [FieldError(fe.REQUIRED, ("metadata", "name"), None, "name or generateName is required")]
-    out += [FieldError(fe.INVALID, ("metadata", "name"), name, text) for text in subdomain_problems(name)]
-    if kind.NAMESPACED and not meta.get("namespace"):
+    if problems := subdomain_problems(name):
+        out += [FieldError(fe.INVALID, ("metadata", "name"), name, text) for text in problems]
+    if kind.NAMESPACED and not namespace:
         out.append(FieldError(fe.REQUIRED, ("metadata", "namespace"), None, ""))
     return out
 
@@ -212,7 +216,7 @@ def typed_metadata_errors(kind: type[Object], new: Object, old: Object | None) -
         return []
     out: list[FieldError] = []
     if before is None:
-        out += _name_errors(kind, {"name": meta.name, "generateName": meta.generate_name, "namespace": meta.namespace})
+        out = _name_errors(kind, meta.name, meta.generate_name, meta.namespace)
     if meta.labels and (before is None or meta.labels is not before.labels):
         out += label_errors(meta.labels)
     if meta.annotations and (before is None or meta.annotations is not before.annotations):
@@ -222,8 +226,10 @@ def typed_metadata_errors(kind: type[Object], new: Object, old: Object | None) -
     return out
 
 
-def core_object_errors(new: Object) -> list[FieldError]:
-    """As `core_errors`."""
+def core_object_errors(new: Object, old: Object | None) -> list[FieldError]:
+    """As `core_errors`, but only for what is not identical to the old object."""
     if not isinstance(new, Node) or not new.spec.taints:
+        return []
+    if isinstance(old, Node) and new.spec.taints is old.spec.taints:
         return []
     return core_errors(Node, {"spec": {"taints": msgspec.to_builtins(new.spec.taints)}})

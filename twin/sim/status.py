@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twin.backends.base import AlreadyExists, ApiError, Conflict, Invalid, NotFound
 from twin.model.meta import Key, Object, Unstructured
@@ -26,9 +26,12 @@ def plural(resource: Resource) -> str:
 
 
 def resource_of(obj: Object) -> Resource:
-    if isinstance(obj, Unstructured):
-        return f"{obj.kind}.{obj.group_version.rpartition('/')[0]}"
-    return type(obj)
+    cls = type(obj)
+    return cls if cls is not Unstructured else _of_unstructured(cast(Unstructured, obj))
+
+
+def _of_unstructured(obj: Unstructured) -> str:
+    return f"{obj.kind}.{obj.group_version.rpartition('/')[0]}"
 
 
 def kind_name(resource: Resource) -> str:
