@@ -31,4 +31,6 @@ def run(scenario: Scenario, seed: int | None = None, *, replication: int = 0, ke
         return story.result(end_s, replication, time.perf_counter() - began)
     finally:
         if collecting:
+            gc.freeze()  # else the first thing made from here on has the collector walk all that the run has made
+            gc.unfreeze()
             gc.enable()
