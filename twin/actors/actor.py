@@ -8,8 +8,9 @@ whether it is over.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 
-from twin.actors.hosts import Durations, Wake, asleep
+from twin.actors.hosts import Durations, Hosts, Wake, asleep
 from twin.backends.base import Clock, KubeApi, Operation
 from twin.model.meta import Key
 from twin.runtime.reconcile import DONE, Context, Reconciler, Result, Watch
@@ -44,17 +45,24 @@ class Actor:
             sleep = self.clock.sleep(takes) if takes > 0 else None
             self._waits[token] = found = (entity, sleep)
             if sleep is not None:
-                sleep.callbacks.append(lambda _: self._ended(key, token, sleep))
+                sleep.callbacks.append(partial(self._ended, token))
         return found[1] is None or found[1].finished
 
     def forget(self, key: Key, what: Hashable) -> None:
         """Stop waiting for this; its end wakes nobody any more."""
         self._waits.pop((key, what), None)
 
-    def _ended(self, key: Key, token: tuple[Key, Hashable], sleep: Operation) -> None:
+    def _ended(self, token: tuple[Key, Hashable], sleep: Operation) -> None:
         found = self._waits.get(token)
         if found is not None and found[1] is sleep:
-            self.wake(key)
+            self.wake(token[0])
+
+
+def wake_if_up(actor: Actor, hosts: Hosts, name: str) -> None:
+    """For actors that have nothing to do on a host that is down: its key is its Node's."""
+    machine = hosts.machine(name)
+    if machine is not None and machine.up:
+        actor.wake(Key("", name))
 
 
 class Held:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from twin.actors.actor import Actor
 from twin.actors.podviews import finished, pod_ready, selected
 from twin.backends.base import ApiError, KubeApi
 from twin.model.core import Pod, PodDisruptionBudget, PodDisruptionBudgetStatus, ReplicaSet
-from twin.model.meta import Key, Object, format_time, parse_time, replace
+from twin.model.meta import Key, Object, condition_status, format_time, parse_time, replace
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 DISRUPTED_S: Final = 120.0
@@ -63,9 +63,10 @@ class Budgets:
 
     def of(self, pod: Pod) -> list[Key]:
         """The budgets that select this pod."""
-        index, found = self._index.get(pod.metadata.namespace), []
+        index = self._index.get(pod.metadata.namespace)
         if not index:
             return []
+        found = []
         labels = pod.metadata.labels
         for pair in (*labels.items(), ("", "")):
             for key in index.get(pair, ()):
@@ -105,12 +106,15 @@ class Budgets:
     def _pod(self, old: Pod | None, new: Pod | None) -> Iterable[Hashable]:
         either = new if new is not None else old
         assert either is not None
-        mine, space = either.key, either.metadata.namespace
-        pods = self._pods.setdefault(space, {})
-        pods.pop(mine, None)
+        space = either.metadata.namespace
+        pods = self._pods.get(space)
+        if pods is None:
+            pods = self._pods[space] = {}
         if new is not None:
-            pods[mine] = new
-        if not self._index.get(space):
+            pods[new.key] = new
+        else:
+            pods.pop(either.key, None)
+        if space not in self._index:
             return ()
         changed: dict[Key, None] = {}
         if old is not None:
@@ -197,16 +201,18 @@ def _still_disrupted(pods: Mapping[str, str], count: _Count, now: float) -> Mapp
     return left if len(left) != len(pods) else pods
 
 
-def _budgets_of(reconciler: Disruption, pod: Object) -> Iterable[Key]:
-    assert isinstance(pod, Pod)
+def _budgets_of(reconciler: Disruption, pod: Any) -> Iterable[Key]:
     return reconciler.budgets().of(pod)
 
 
-def _counts_change(old: Object | None, new: Object | None) -> bool:
-    if not isinstance(old, Pod) or not isinstance(new, Pod):
+def _counts_change(old: Any, new: Any) -> bool:
+    if old is None or new is None or old.deleting != new.deleting:
         return True
-    return (old.deleting != new.deleting or pod_ready(old) != pod_ready(new)
-            or old.metadata.labels != new.metadata.labels)
+    was, now = old.status.conditions, new.status.conditions
+    if was is not now and (condition_status(was, "Ready") == "True") != (condition_status(now, "Ready") == "True"):
+        return True
+    labels = new.metadata.labels
+    return labels is not old.metadata.labels and bool(labels != old.metadata.labels)
 
 
 def _all_budgets(reconciler: Disruption, _: Object) -> Iterable[Key]:

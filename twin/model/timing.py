@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
+from struct import Struct
 from typing import Final, Literal, Protocol
 
 Basis = Literal["measured", "published", "expert"]
@@ -25,6 +26,7 @@ _LN2: Final = 0.6931471805599453
 _LN20: Final = 2.995732273553991
 _SQRT_HALF: Final = 0.7071067811865476
 _TO_UNIT: Final = 2.0**-53
+_UINT64: Final = Struct("<Q")
 
 
 # --- normal scores
@@ -281,9 +283,10 @@ class Timing:
         if type(takes) is Fixed:
             return takes.value
         z = normal_score(_unit(self._prefix[operation] + "\0".join(entity)))
-        if spec.shared:
+        if factors and spec.shared:
             z = self._mixed(spec, z, factors)
-        return _rounded(takes.at(z))
+        value = takes.at(z)
+        return round(value, 6 if value >= 0.01 else 9)
 
     def fails(self, operation: str, *entity: str) -> bool:
         """Does this entity's operation fail (independent of how long it takes)?"""
@@ -321,5 +324,5 @@ class Timing:
 
 def _unit(stream: str) -> float:
     """A number in the open interval (0, 1), uniform, from the name of a stream: 53 bits of BLAKE2b."""
-    digest = blake2b(stream.encode(), digest_size=8).digest()
-    return ((int.from_bytes(digest, "little") >> 11) + 0.5) * _TO_UNIT
+    number: int = _UINT64.unpack(blake2b(stream.encode(), digest_size=8).digest())[0]
+    return ((number >> 11) + 0.5) * _TO_UNIT

@@ -63,17 +63,18 @@ class SimHost:
     `rshim_taken`: something else on the host owns rshim, so the DMS pod's rshim-preflight fails.
     """
 
-    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "dark", "default_route", "dpus", "ip", "mtu",
-                 "name", "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "vfs")
+    __slots__ = ("boot_id", "boot_ns", "boots", "br_dpu", "bridged", "by_pci", "dark", "default_route", "dpus", "ip",
+                 "mtu", "name", "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "up", "vfs")
 
     def __init__(self, record: Host) -> None:
         self.record = record
         self.name = record.name
         self.ip = record.ip
         self.rack = record.rack
-        self.state = UP
+        self.become(UP)
         self.boot_ns = -86_400 * SECOND  # up for a day when the run starts
         self.boots = 0
+        self.boot_id = "0"
         self.dark = 0  # how many power cuts are on it
         self.timer: Call | None = None
         self.br_dpu = self.default_route = record.oob_bridge
@@ -86,9 +87,9 @@ class SimHost:
         self.dpus = tuple(SimDpu(card, self) for card in record.cards)
         self.by_pci = {d.pci: d for d in self.dpus}
 
-    @property
-    def up(self) -> bool:
-        return self.state == UP
+    def become(self, state: str) -> None:
+        self.state = state
+        self.up = state == UP
 
 
 Join = Callable[[str, str, str], bool]
@@ -187,7 +188,8 @@ class Hosts:
             self._set(dpu, dev.host_reset(dpu.device))
 
     def _down(self, host: SimHost, state: str, why: str) -> None:
-        was_up, host.state = host.up, state
+        was_up = host.up
+        host.become(state)
         if host.timer is not None:
             host.timer.cancel()
             host.timer = None
@@ -203,13 +205,15 @@ class Hosts:
             self._network(dpu)
 
     def _boot(self, host: SimHost, operation: str) -> None:
-        host.state = BOOTING
+        host.become(BOOTING)
         host.boots += 1
-        takes = self._timing.sample(operation, host.name, str(host.boots), rack=host.rack)
+        host.boot_id = str(host.boots)
+        takes = self._timing.sample(operation, host.name, host.boot_id, rack=host.rack)
         host.timer = self._env.call_at(ns(takes), self._up, host)
 
     def _up(self, host: SimHost) -> None:
-        host.state, host.timer, host.boot_ns = UP, None, self._env.now
+        host.become(UP)
+        host.timer, host.boot_ns = None, self._env._now
         touch(self.readers, ("uptime", host.name))
         self._note("host-up", host.name)
         if not host.record.kubernetes:
