@@ -30,14 +30,18 @@ UP: Final = "up"
 
 
 class SimDpu:
-    """One card in its host. `pci` has colons and the domain; `name` is that of its DPUDevice."""
+    """One card in its host. `pci` has colons and the domain; `name` is that of its DPUDevice.
+
+    `token` names the device among what a pass has read.
+    """
 
     __slots__ = ("board", "card", "counts", "device", "doomed", "ends_ns", "host", "kubelet_ready", "may_join",
-                 "name", "p0_up", "pci", "pending", "rank", "seasoned", "timer", "up_ns")
+                 "name", "p0_up", "pci", "pending", "rank", "seasoned", "timer", "token", "up_ns")
 
     def __init__(self, card: Card, host: SimHost) -> None:
         self.card = card
         self.name = card.name
+        self.token = ("device", card.name)
         self.pci = pci_address(card.pci)
         self.host = host
         self.board: Board = board(card)
@@ -276,7 +280,7 @@ class Hosts:
 
     def _set(self, dpu: SimDpu, new: Device, *, ended: bool = False) -> None:
         old, dpu.device = dpu.device, new
-        touch(self.readers, ("device", dpu.name))
+        touch(self.readers, dpu.token)
         if dpu.timer is not None:
             dpu.timer.cancel()
             dpu.timer = None
