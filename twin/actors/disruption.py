@@ -58,7 +58,7 @@ class Budgets:
     def __init__(self) -> None:
         self._counts: dict[Key, _Count] = {}
         self._index: dict[str, dict[tuple[str, str], dict[Key, None]]] = {}
-        self._pods: dict[str, dict[Key, Pod]] = {}
+        self._pods: dict[str, dict[str, Pod]] = {}
         self._replicas: dict[str, int] = {}
 
     def of(self, pod: Pod) -> list[Key]:
@@ -111,9 +111,9 @@ class Budgets:
         if pods is None:
             pods = self._pods[space] = {}
         if new is not None:
-            pods[new.key] = new
+            pods[new.metadata.name] = new
         else:
-            pods.pop(either.key, None)
+            pods.pop(either.metadata.name, None)
         if space not in self._index:
             return ()
         changed: dict[Key, None] = {}
@@ -206,7 +206,7 @@ def _budgets_of(reconciler: Disruption, pod: Any) -> Iterable[Key]:
 
 
 def _counts_change(old: Any, new: Any) -> bool:
-    if old is None or new is None or old.deleting != new.deleting:
+    if old is None or new is None or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp:
         return True
     was, now = old.status.conditions, new.status.conditions
     if was is not now and (condition_status(was, "Ready") == "True") != (condition_status(now, "Ready") == "True"):

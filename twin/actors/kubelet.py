@@ -222,7 +222,8 @@ def taints_for(node: Node, ready: Condition | None, now: float) -> tuple[Taint, 
     kept = tuple([t for t in taints if t.key == wanted or t.key not in (UNREACHABLE, NOT_READY)])
     if wanted is None or any(t.key == wanted for t in kept):
         return kept if len(kept) != len(taints) else taints
-    return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=format_time(now)),
-            Taint(key=wanted, effect="NoExecute", time_added=format_time(now)))
+    since = format_time(now)
+    return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=since),
+            Taint(key=wanted, effect="NoExecute", time_added=since))
 
 

@@ -97,7 +97,8 @@ def _concerns(old: Any, new: Any) -> bool:
     """Bound, deleted, gone: a kubelet knows of a status that it wrote itself."""
     if old is None or new is None:
         return new is None or new.spec.node_name != ""
-    return old is new or old.spec.node_name != new.spec.node_name or old.deleting != new.deleting
+    return (old is new or old.spec.node_name != new.spec.node_name
+            or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp)
 
 
 def _waiting_for(kubelet: PodLife, secret: Object) -> Iterable[Key]:
@@ -369,12 +370,13 @@ def _conditions(old: Conditions, sandbox: bool, initialized: bool, ready: bool, 
               ("ContainersReady", ready), ("PodScheduled", True))
     known = old if len(old) == len(wanted) else (None,) * len(wanted)
     found: list[Condition] = []
+    since = format_time(now)
     for (type_, is_so), was in zip(wanted, known, strict=True):
         status = "True" if is_so else "False"
         if was is None or was.type != type_:
             was = condition(old, type_)
         if was is None or was.status != status:
-            was = Condition(type=type_, status=status, last_transition_time=format_time(now))
+            was = Condition(type=type_, status=status, last_transition_time=since)
         found.append(was)
     return tuple(found)
 

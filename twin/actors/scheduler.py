@@ -42,6 +42,8 @@ class Room:
     def observe(self, old: Any, new: Any) -> Iterable[Hashable]:
         either = new if new is not None else old
         if isinstance(either, Pod):
+            if old is not None and new is not None and old.spec is new.spec and old.status.phase == new.status.phase:
+                return ()
             before, after = _holder(old), _holder(new)
             if before != after:
                 self._move(before, -1)

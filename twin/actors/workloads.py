@@ -58,7 +58,8 @@ def _one_less(old: Any, new: Any) -> bool:
     """Does a ReplicaSet lose a pod by this change?"""
     if old is None or new is None:
         return new is None
-    return (new.deleting and not old.deleting) or (new.status.phase in FINISHED and not finished(old))
+    return (old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+            or (new.status.phase in FINISHED and not finished(old)))
 
 
 class ReplicaSets(Actor):

@@ -273,19 +273,20 @@ class Timing:
         self.profile = profile
         self.seed = seed
         self._operations = dict(profile.operations)
-        self._prefix = {name: f"{seed}\0{name}\0" for name in profile.operations}
+        self._draws = {o.name: (f"{seed}\0{o.name}\0", o.takes.at, bool(o.shared))
+                       for o in profile.operations.values() if type(o.takes) is not Fixed}
+        self._fixed = {o.name: o.takes.value for o in profile.operations.values() if type(o.takes) is Fixed}
         self._factor: dict[tuple[str, str, str], float] = {}
 
     def sample(self, operation: str, *entity: str, **factors: str) -> float:
         """Seconds that this entity's operation takes. `factors` (rack="r1") name what it shares its luck with."""
-        spec = self._operations[operation]
-        takes = spec.takes
-        if type(takes) is Fixed:
-            return takes.value
-        z = normal_score(_unit(self._prefix[operation] + "\0".join(entity)))
-        if factors and spec.shared:
-            z = self._mixed(spec, z, factors)
-        value = takes.at(z)
+        if operation in self._fixed:
+            return self._fixed[operation]
+        prefix, at, shared = self._draws[operation]
+        z = normal_score(_unit(prefix + "\0".join(entity)))
+        if shared and factors:
+            z = self._mixed(self._operations[operation], z, factors)
+        value = at(z)
         return round(value, 6 if value >= 0.01 else 9)
 
     def fails(self, operation: str, *entity: str) -> bool:

@@ -145,7 +145,7 @@ class Hosts:
     def sample_ns(self, operation: str, dpu: SimDpu) -> int:
         """A duration of one of the DPU's operations: a new draw each time it starts."""
         n = dpu.counts[operation] = dpu.counts.get(operation, 0) + 1
-        return ns(self._timing.sample(operation, dpu.name, str(n), rack=dpu.host.rack))
+        return round(self._timing.sample(operation, dpu.name, str(n), rack=dpu.host.rack) * SECOND)
 
     def uptime_s(self, host: SimHost) -> float:
         return (self._env.now - host.boot_ns) / SECOND
@@ -292,7 +292,7 @@ class Hosts:
             elif new.arm == Arm.INSTALLING:
                 self._note("installing", dpu.host.name, dpu.name, new.new_image.identity if new.new_image else "")
             takes = self.sample_ns(new.doing, dpu)
-            dpu.ends_ns = self._env.now + takes
+            dpu.ends_ns = self._env._now + takes
             dpu.timer = self._env.call_at(takes, self._finish, dpu)
         if new.arm == Arm.RESETTING:
             dpu.host.vfs.pop(dpu.pci, None)  # the driver restarts: its VFs are gone
