@@ -78,13 +78,21 @@ class Budgets:
     def count(self, key: Key) -> _Count | None:
         return self._counts.get(key)
 
-    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
+    def observe(self, old: Any, new: Any) -> Iterable[Hashable]:
         either = new if new is not None else old
         if isinstance(either, Pod):
-            return self._pod(old, new)  # type: ignore[arg-type]
+            space = either.metadata.namespace
+            pods = self._pods.get(space)
+            if pods is None:
+                pods = self._pods[space] = {}
+            if new is not None:
+                pods[new.metadata.name] = new
+            else:
+                pods.pop(either.metadata.name, None)
+            return self._pod(old, new) if space in self._index else ()
         if isinstance(either, ReplicaSet):
-            return self._replica_set(old, new)  # type: ignore[arg-type]
-        return self._budget(old, new)  # type: ignore[arg-type]
+            return self._replica_set(old, new)
+        return self._budget(old, new)
 
     def _budget(self, old: PodDisruptionBudget | None, new: PodDisruptionBudget | None) -> Iterable[Hashable]:
         if old is not None and new is not None and old.spec == new.spec:
@@ -104,18 +112,6 @@ class Budgets:
         return (key, ("of", key.namespace))
 
     def _pod(self, old: Pod | None, new: Pod | None) -> Iterable[Hashable]:
-        either = new if new is not None else old
-        assert either is not None
-        space = either.metadata.namespace
-        pods = self._pods.get(space)
-        if pods is None:
-            pods = self._pods[space] = {}
-        if new is not None:
-            pods[new.metadata.name] = new
-        else:
-            pods.pop(either.metadata.name, None)
-        if space not in self._index:
-            return ()
         changed: dict[Key, None] = {}
         if old is not None:
             for key in self.of(old):

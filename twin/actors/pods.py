@@ -364,14 +364,16 @@ def _phase(life: _Life, inits: int) -> str:
     return "Running" if life.step >= inits else "Pending"
 
 
+_CONDITIONS: Final = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+
+
 def _conditions(old: Conditions, sandbox: bool, initialized: bool, ready: bool, now: float) -> Conditions:
     """In the order a kubelet writes them; a condition that keeps its status is kept."""
-    wanted = (("PodReadyToStartContainers", sandbox), ("Initialized", initialized), ("Ready", ready),
-              ("ContainersReady", ready), ("PodScheduled", True))
-    known = old if len(old) == len(wanted) else (None,) * len(wanted)
+    so = (sandbox, initialized, ready, ready, True)
+    known = old if len(old) == len(so) else (None,) * len(so)
     found: list[Condition] = []
     since = format_time(now)
-    for (type_, is_so), was in zip(wanted, known, strict=True):
+    for type_, is_so, was in zip(_CONDITIONS, so, known, strict=True):
         status = "True" if is_so else "False"
         if was is None or was.type != type_:
             was = condition(old, type_)

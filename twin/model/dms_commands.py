@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
@@ -202,13 +202,14 @@ def _parse(command: str) -> Command | tuple[int, str]:
     return parse_words(tuple(words))
 
 
-def parse_words(words: Sequence[str]) -> Command | tuple[int, str]:
+@lru_cache(maxsize=4096)
+def parse_words(words: tuple[str, ...]) -> Command | tuple[int, str]:
     """As `parse`, for words; a complaint is (exit code, text)."""
     program = words[0]
     reader = _PROGRAMS.get(program)
     if reader is None:
         return 127, f"bash: {program}: command not found"
-    return reader(tuple(words[1:])) or (1, f"{program}: unrecognized arguments: {' '.join(words[1:])}")
+    return reader(words[1:]) or (1, f"{program}: unrecognized arguments: {' '.join(words[1:])}")
 
 
 def _function(device: str) -> str:
