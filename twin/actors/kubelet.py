@@ -185,12 +185,12 @@ class NodeLifecycle(Actor):
         taints = [t for t in node.spec.taints if t.effect == "NoExecute"]
         if not taints:
             return
-        since = tuple([f"{t.key}={t.value}@{t.time_added}" for t in taints])
         grace_s = self.durations("pod-eviction-grace")
         for pod in self.kube.view(PodsByNode, key.name).on(key.name):
             seconds = evicted_after_s(pod, taints, grace_s)
             if seconds == FOREVER or pod.deleting:
                 continue
+            since = [f"{t.key}={t.value}@{t.time_added}" for t in taints]
             if seconds == 0 or self.waited(key, ("evict", pod.key), (pod.metadata.uid, *since),
                                            lambda s=seconds: s):  # type: ignore[misc]
                 self.forget(key, ("evict", pod.key))
@@ -215,13 +215,19 @@ _TAINT_OF: Final = {"Unknown": UNREACHABLE, "False": NOT_READY}
 
 def taints_for(node: Node, ready: Condition | None, now: float) -> tuple[Taint, ...]:
     """The node's taints plus those its Ready condition asks for, minus the others; the same tuple if they fit."""
-    wanted = _TAINT_OF.get(ready.status) if ready is not None else None
+    wanted = _TAINT_OF.get(ready.status, "") if ready is not None else ""
     taints = node.spec.taints
-    if wanted is None and not taints:
+    there, others = not wanted, False
+    for t in taints:
+        if t.key == wanted:
+            there = True
+        elif t.key in (UNREACHABLE, NOT_READY):
+            others = True
+    if there and not others:
         return taints
     kept = tuple([t for t in taints if t.key == wanted or t.key not in (UNREACHABLE, NOT_READY)])
-    if wanted is None or any(t.key == wanted for t in kept):
-        return kept if len(kept) != len(taints) else taints
+    if there:
+        return kept
     since = format_time(now)
     return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=since),
             Taint(key=wanted, effect="NoExecute", time_added=since))

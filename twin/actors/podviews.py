@@ -70,7 +70,11 @@ def toleration_s(pod: Pod, taint: Taint, default_s: float = FOREVER) -> float:
 
 def evicted_after_s(pod: Pod, taints: Iterable[Taint], default_s: float) -> float:
     """When NoExecute taints drive this pod away, in seconds after they were set."""
-    return min((toleration_s(pod, t, default_s) for t in taints if t.effect == "NoExecute"), default=FOREVER)
+    least = FOREVER
+    for taint in taints:
+        if taint.effect == "NoExecute":
+            least = min(least, toleration_s(pod, taint, default_s))
+    return least
 
 
 # --- selectors
