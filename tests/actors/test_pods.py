@@ -91,6 +91,26 @@ def test_a_dms_pod_registers_its_host_and_starts_dmsd_in_order() -> None:
         "0000-2b-00", "ens1f0np0", 1)
 
 
+def test_what_does_not_change_in_a_status_stays_the_very_same() -> None:
+    t = town("h1")
+    dms_pod(t)
+    t.run(12.1)
+    running = t.get(Pod, DMS).status
+
+    t.run(10)
+
+    ready = t.get(Pod, DMS).status
+    assert ready.init_container_statuses[0] is running.init_container_statuses[0]
+    assert ready.init_container_statuses[1] is not running.init_container_statuses[1]
+    kept = [c.type for c, was in zip(ready.conditions, running.conditions, strict=True) if c is was]
+    assert kept == ["PodReadyToStartContainers", "PodScheduled"]
+    started = ready.container_statuses[0].state["running"]["startedAt"]
+    t.machines.changed("h1")
+    t.run(10)
+    assert t.get(Pod, DMS).status is ready
+    assert ready.container_statuses[0].state["running"]["startedAt"] == started
+
+
 @pytest.mark.parametrize(("arguments", "field"), [
     (("--reboot-method", "external"), "external"), (("--reboot-method", "script", "--script-name", "s"), "script"),
     (("--reboot-method", "gNOI"), "gnoi")])

@@ -97,6 +97,18 @@ def test_a_pod_bound_to_a_name_waits_for_that_node_to_appear() -> None:
     assert place(t, "p") == "h9"
 
 
+def test_nodes_are_filled_in_the_order_in_which_they_came_whenever_the_first_pod_comes() -> None:
+    t = Town()
+    t.add(lambda k: Scheduler(k, t.clock, t.durations, t.verbs(k)))
+    for name in ("h1", "h2", "h3"):
+        t.node(name)
+    node = t.get(Node, "h1")
+    t.update(node, metadata=replace(node.metadata, labels={**node.metadata.labels, "late": "true"}))
+    t.pod("p")
+
+    assert place(t, "p") == "h2", "a node that changed what fits on it stands last again"
+
+
 RECORD = PodRecord("default", "web", {"app": "web"}, grace_s=20)
 HOST = Host(name="h1", rack="r1", index=0, ip="10.0.0.21", cards=())
 

@@ -165,5 +165,11 @@ def test_hugepages_are_pages_times_their_size(words: str, gb: float) -> None:
     assert bfcfg.hugepages_gb(words) == pytest.approx(gb, abs=0.01)
 
 
+def test_only_a_line_of_its_own_names_the_host() -> None:
+    config = bfcfg.read(b"# hostname: not-this\n# kubeadm join later\nhostname: d1\n"
+                        b"kubeadm join 10.0.0.1:6443 --token a.b\nhostname: d2\n")
+    assert (config.hostname, config.server, config.token) == ("d1", "10.0.0.1:6443", "a.b")
+
+
 def test_reading_what_is_no_bf_cfg_gives_nothing() -> None:
     assert bfcfg.read(b"\xff\x00 nothing here").token == ""

@@ -390,6 +390,9 @@ def test_a_slow_dms_costs_its_factor() -> None:
     rig.dms.slow(rig.host.name, 10)
     rig.client.get(rig.target(), c.UPTIME)
     assert rig.meter.cost_ns == (2 + 20) * SECOND
+    rig.dms.slow(rig.host.name, 1)
+    rig.client.get(rig.target(), c.UPTIME)
+    assert rig.meter.cost_ns == (2 + 20 + 2) * SECOND
 
 
 def test_a_pod_that_is_not_there_cannot_be_entered(rig: Rig) -> None:

@@ -8,8 +8,9 @@ whether it is over.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 
-from twin.actors.hosts import Durations, Wake, asleep
+from twin.actors.hosts import Durations, Hosts, Wake, asleep
 from twin.backends.base import Clock, KubeApi, Operation
 from twin.model.meta import Key
 from twin.runtime.reconcile import DONE, Context, Reconciler, Result, Watch
@@ -33,28 +34,43 @@ class Actor:
 
     def over(self, key: Key, operation: str, *entity: str) -> bool:
         """Has this operation of this entity ended? The first question starts it; its end wakes the key."""
-        return self.waited(key, operation, entity, lambda: self.durations(operation, *entity))
+        found = self._waits.get((key, operation))
+        if found is None or found[0] != entity:
+            return self._start_waiting((key, operation), entity, self.durations(operation, *entity))
+        return found[1] is None or found[1].finished
 
     def waited(self, key: Key, what: Hashable, entity: tuple[str, ...], seconds: Callable[[], float]) -> bool:
         """Have so many seconds passed since this was first asked? Asking for another entity starts anew."""
-        token = (key, what)
-        found = self._waits.get(token)
+        found = self._waits.get((key, what))
         if found is None or found[0] != entity:
-            takes = seconds()
-            sleep = self.clock.sleep(takes) if takes > 0 else None
-            self._waits[token] = found = (entity, sleep)
-            if sleep is not None:
-                sleep.callbacks.append(lambda _: self._ended(key, token, sleep))
+            return self._start_waiting((key, what), entity, seconds())
         return found[1] is None or found[1].finished
 
     def forget(self, key: Key, what: Hashable) -> None:
         """Stop waiting for this; its end wakes nobody any more."""
         self._waits.pop((key, what), None)
 
-    def _ended(self, key: Key, token: tuple[Key, Hashable], sleep: Operation) -> None:
+    def _start_waiting(self, token: tuple[Key, Hashable], entity: tuple[str, ...], takes_s: float) -> bool:
+        """Wait from now on; True if there is nothing to wait for."""
+        if takes_s <= 0:
+            self._waits[token] = (entity, None)
+            return True
+        sleep = self.clock.sleep(takes_s)
+        self._waits[token] = (entity, sleep)
+        sleep.callbacks.append(partial(self._ended, token))
+        return sleep.finished
+
+    def _ended(self, token: tuple[Key, Hashable], sleep: Operation) -> None:
         found = self._waits.get(token)
         if found is not None and found[1] is sleep:
-            self.wake(key)
+            self.wake(token[0])
+
+
+def wake_if_up(actor: Actor, hosts: Hosts, name: str) -> None:
+    """For actors that have nothing to do on a host that is down: its key is its Node's."""
+    machine = hosts.machine(name)
+    if machine is not None and machine.up:
+        actor.wake(Key("", name))
 
 
 class Held:

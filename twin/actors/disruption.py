@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from twin.actors.actor import Actor
 from twin.actors.podviews import finished, pod_ready, selected
 from twin.backends.base import ApiError, KubeApi
 from twin.model.core import Pod, PodDisruptionBudget, PodDisruptionBudgetStatus, ReplicaSet
-from twin.model.meta import Key, Object, format_time, parse_time, replace
+from twin.model.meta import Key, Object, condition_status, format_time, parse_time, replace
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 DISRUPTED_S: Final = 120.0
@@ -58,14 +58,15 @@ class Budgets:
     def __init__(self) -> None:
         self._counts: dict[Key, _Count] = {}
         self._index: dict[str, dict[tuple[str, str], dict[Key, None]]] = {}
-        self._pods: dict[str, dict[Key, Pod]] = {}
+        self._pods: dict[str, dict[str, Pod]] = {}
         self._replicas: dict[str, int] = {}
 
     def of(self, pod: Pod) -> list[Key]:
         """The budgets that select this pod."""
-        index, found = self._index.get(pod.metadata.namespace), []
+        index = self._index.get(pod.metadata.namespace)
         if not index:
             return []
+        found = []
         labels = pod.metadata.labels
         for pair in (*labels.items(), ("", "")):
             for key in index.get(pair, ()):
@@ -77,13 +78,21 @@ class Budgets:
     def count(self, key: Key) -> _Count | None:
         return self._counts.get(key)
 
-    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
+    def observe(self, old: Any, new: Any) -> Iterable[Hashable]:
         either = new if new is not None else old
         if isinstance(either, Pod):
-            return self._pod(old, new)  # type: ignore[arg-type]
+            space = either.metadata.namespace
+            pods = self._pods.get(space)
+            if pods is None:
+                pods = self._pods[space] = {}
+            if new is not None:
+                pods[new.metadata.name] = new
+            else:
+                pods.pop(either.metadata.name, None)
+            return self._pod(old, new) if space in self._index else ()
         if isinstance(either, ReplicaSet):
-            return self._replica_set(old, new)  # type: ignore[arg-type]
-        return self._budget(old, new)  # type: ignore[arg-type]
+            return self._replica_set(old, new)
+        return self._budget(old, new)
 
     def _budget(self, old: PodDisruptionBudget | None, new: PodDisruptionBudget | None) -> Iterable[Hashable]:
         if old is not None and new is not None and old.spec == new.spec:
@@ -103,15 +112,6 @@ class Budgets:
         return (key, ("of", key.namespace))
 
     def _pod(self, old: Pod | None, new: Pod | None) -> Iterable[Hashable]:
-        either = new if new is not None else old
-        assert either is not None
-        mine, space = either.key, either.metadata.namespace
-        pods = self._pods.setdefault(space, {})
-        pods.pop(mine, None)
-        if new is not None:
-            pods[mine] = new
-        if not self._index.get(space):
-            return ()
         changed: dict[Key, None] = {}
         if old is not None:
             for key in self.of(old):
@@ -197,16 +197,18 @@ def _still_disrupted(pods: Mapping[str, str], count: _Count, now: float) -> Mapp
     return left if len(left) != len(pods) else pods
 
 
-def _budgets_of(reconciler: Disruption, pod: Object) -> Iterable[Key]:
-    assert isinstance(pod, Pod)
+def _budgets_of(reconciler: Disruption, pod: Any) -> Iterable[Key]:
     return reconciler.budgets().of(pod)
 
 
-def _counts_change(old: Object | None, new: Object | None) -> bool:
-    if not isinstance(old, Pod) or not isinstance(new, Pod):
+def _counts_change(old: Any, new: Any) -> bool:
+    if old is None or new is None or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp:
         return True
-    return (old.deleting != new.deleting or pod_ready(old) != pod_ready(new)
-            or old.metadata.labels != new.metadata.labels)
+    was, now = old.status.conditions, new.status.conditions
+    if was is not now and (condition_status(was, "Ready") == "True") != (condition_status(now, "Ready") == "True"):
+        return True
+    labels = new.metadata.labels
+    return labels is not old.metadata.labels and bool(labels != old.metadata.labels)
 
 
 def _all_budgets(reconciler: Disruption, _: Object) -> Iterable[Key]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from twin.actors.hosts import DPU_DEVICE_IDS, Durations, Hosts, Machine
@@ -36,7 +37,8 @@ def is_dms(pod: Pod) -> bool:
     return pod.metadata.labels.get(Label.COMPONENT) == DMS_COMPONENT
 
 
-def reboot_method(arguments: Sequence[str]) -> NodeRebootMethod:
+@lru_cache(maxsize=256)
+def reboot_method(arguments: tuple[str, ...]) -> NodeRebootMethod:
     """From dmsinit's `--reboot-method` and `--script-name`: external, script with a name, else gNOI."""
     options = dict(itertools.pairwise(arguments))
     wanted, script = options.get("--reboot-method", ""), options.get("--script-name", "")
@@ -62,7 +64,7 @@ def register(kube: KubeApi, namespace: str, machine: Machine, arguments: Sequenc
     _create(kube, DpuNode(
         metadata=ObjectMeta(namespace=namespace, name=machine.name,
                             owner_references=(node.owner_reference(block=None),)),
-        spec=DpuNodeSpec(node_reboot_method=reboot_method(arguments),
+        spec=DpuNodeSpec(node_reboot_method=reboot_method(tuple(arguments)),
                          node_dms_address=DmsAddress(ip=machine.address, port=DMS_PORT),
                          dpus=tuple(DpuRef(name=n) for n in names))))
     return ""
@@ -92,16 +94,16 @@ class DmsPod:
         machine = self._hosts.machine(pod.spec.node_name)
         if machine is None:
             return "host is gone"
-        if container == RSHIM_PREFLIGHT and machine.rshim_taken:
-            return RSHIM_ON_HOST
-        if container == DMS_INIT:
+        if container == RSHIM_PREFLIGHT:
+            return RSHIM_ON_HOST if machine.rshim_taken else ""
+        if container == CONFIGURE_VF:
+            machine.configure_vf()
+        elif container == DMS_INIT:
             arguments = next((c.get("args") or () for c in pod.spec.init_containers if c["name"] == DMS_INIT), ())
             try:
                 return register(self._kube, pod.metadata.namespace, machine, arguments)
             except ApiError as error:
                 return str(error)
-        if container == CONFIGURE_VF:
-            machine.configure_vf()
         return ""
 
     def healthy(self, pod: Pod) -> bool:

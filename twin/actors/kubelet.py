@@ -6,14 +6,14 @@ moment it first reports, so that its silence begins with the last one.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from twin.actors.actor import Actor
+from twin.actors.actor import Actor, wake_if_up
 from twin.actors.hosts import Durations, Hosts, Machine, PodVerbs
 from twin.actors.podviews import FOREVER, NOT_READY, UNREACHABLE, PodsByNode, evicted_after_s, pod_ready
 from twin.backends.base import AlreadyExists, Clock, KubeApi, NotFound
 from twin.model.core import Node, NodeSpec, NodeStatus, Pod
-from twin.model.meta import Condition, Key, Object, ObjectMeta, condition, format_time, replace, set_condition
+from twin.model.meta import Condition, Key, ObjectMeta, condition, format_time, replace, set_condition
 from twin.model.provisioning import NodeAddress, Taint
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
@@ -33,6 +33,15 @@ def missed_after_s(durations: Durations, node: str, boot: str, reported_s: float
     return round(max(durations(GRACE, node, boot) - since_heartbeat, 0.0), 6)
 
 
+def _is_ready(node: Node) -> bool:
+    ready = condition(node.status.conditions, "Ready")
+    return ready is not None and ready.status == "True"
+
+
+def _silent_from_the_start(old: object, new: Any) -> bool:
+    return old is None and new is not None and not _is_ready(new)
+
+
 class NodeRegistration(Actor):
     """The kubelets' node half: one Node per host, created at the host's boot, Ready while the host is up.
 
@@ -40,13 +49,13 @@ class NodeRegistration(Actor):
     """
 
     name = "kubelet-node"
-    watches = (Watch(Node, when=lambda old, new: isinstance(new, Node) and old is None and not _is_ready(new)),)
+    watches = (Watch(Node, when=_silent_from_the_start),)
 
     def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, hosts: Hosts) -> None:
         super().__init__(kube, clock, durations)
         self._hosts = hosts
         self._registered: dict[str, str] = {}
-        hosts.subscribe(lambda name: self.wake(Key("", name)))
+        hosts.subscribe(lambda name: wake_if_up(self, hosts, name))
 
     def start(self) -> None:
         for name in self._hosts.names():
@@ -92,11 +101,23 @@ def node_status(old: NodeStatus, machine: Machine, now: float) -> NodeStatus:
                    node_info={**old.node_info, "bootID": machine.boot_id})
 
 
+def _judged_anew(old: Any, new: Any) -> bool:
+    """Came or went, or its taints do not fit its Ready condition, or somebody added a taint that evicts."""
+    if old is None or new is None or old is new:
+        return new is None or old is new or new.spec.taints != () or not _is_ready(new)
+    taints = new.spec.taints
+    if taints_for(new, condition(new.status.conditions, "Ready"), 0.0) is not taints:
+        return True
+    return taints is not old.spec.taints and any(
+        t.effect == "NoExecute" and t not in old.spec.taints for t in taints)
+
+
 class NodeLifecycle(Actor):
     """kube-controller-manager's half: Ready Unknown after `node-lifecycle-grace` of silence, its taints, the pods they
     drive away, and the pods of deleted Nodes. Keys are Node names."""
 
     name = "node-lifecycle"
+    watches = (Watch(Node, when=_judged_anew),)
 
     def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, hosts: Hosts, pods: PodVerbs) -> None:
         super().__init__(kube, clock, durations)
@@ -105,8 +126,6 @@ class NodeLifecycle(Actor):
         self._met: dict[str, tuple[str, float]] = {}
         """Hosts that are ours to judge, their last boot, and when we first heard of it."""
         hosts.subscribe(lambda name: self.wake(Key("", name)))
-
-    watches = (Watch(Node, when=lambda old, new: _judged_anew(old, new)),)
 
     def start(self) -> None:
         for name in self._hosts.names():
@@ -121,19 +140,23 @@ class NodeLifecycle(Actor):
             return DONE
         self.forget(key, "orphaned")
         machine = self._hosts.machine(key.name)
-        if machine is not None and self._met.get(key.name, ("",))[0] != machine.boot_id:
-            self._met[key.name] = machine.boot_id, ctx.now
-        if key.name in self._met:
-            node = self._judge(ctx, key, node, machine is not None and machine.up)
-        self._evict(key, node)
+        met = self._met.get(key.name)
+        if machine is not None and (met is None or met[0] != machine.boot_id):
+            met = self._met[key.name] = machine.boot_id, ctx.now
+        if met is not None:
+            node = self._judge(ctx, key, node, machine is not None and machine.up, *met)
+        if node.spec.taints:
+            self._evict(key, node)
         return DONE
 
     # --- silence
 
-    def _judge(self, ctx: Context, key: Key, node: Node, heard: bool) -> Node:
-        """`heard`: does its kubelet run? A host that was taken out of service is never heard again."""
+    def _judge(self, ctx: Context, key: Key, node: Node, heard: bool, boot: str, since: float) -> Node:
+        """`heard`: does its kubelet run? A host that was taken out of service is never heard again.
+
+        `boot`: its last boot, first heard of at `since`.
+        """
         ready = condition(node.status.conditions, "Ready")
-        boot, since = self._met[key.name]
         if heard:
             self.forget(key, GRACE)
         elif (ready is not None and ready.status == "True" and self.waited(
@@ -162,11 +185,12 @@ class NodeLifecycle(Actor):
         taints = [t for t in node.spec.taints if t.effect == "NoExecute"]
         if not taints:
             return
-        since = tuple(f"{t.key}={t.value}@{t.time_added}" for t in taints)
+        grace_s = self.durations("pod-eviction-grace")
         for pod in self.kube.view(PodsByNode, key.name).on(key.name):
-            seconds = evicted_after_s(pod, taints, self.durations("pod-eviction-grace"))
+            seconds = evicted_after_s(pod, taints, grace_s)
             if seconds == FOREVER or pod.deleting:
                 continue
+            since = [f"{t.key}={t.value}@{t.time_added}" for t in taints]
             if seconds == 0 or self.waited(key, ("evict", pod.key), (pod.metadata.uid, *since),
                                            lambda s=seconds: s):  # type: ignore[misc]
                 self.forget(key, ("evict", pod.key))
@@ -186,28 +210,26 @@ class NodeLifecycle(Actor):
             self.forget(key, "orphaned")
 
 
+_TAINT_OF: Final = {"Unknown": UNREACHABLE, "False": NOT_READY}
+
+
 def taints_for(node: Node, ready: Condition | None, now: float) -> tuple[Taint, ...]:
     """The node's taints plus those its Ready condition asks for, minus the others; the same tuple if they fit."""
-    status = ready.status if ready is not None else "True"
-    wanted = {"Unknown": UNREACHABLE, "False": NOT_READY}.get(status)
+    wanted = _TAINT_OF.get(ready.status, "") if ready is not None else ""
     taints = node.spec.taints
-    kept = tuple(t for t in taints if t.key not in (UNREACHABLE, NOT_READY) or t.key == wanted)
-    if wanted is None or any(t.key == wanted for t in kept):
-        return kept if len(kept) != len(taints) else taints
-    return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=format_time(now)),
-            Taint(key=wanted, effect="NoExecute", time_added=format_time(now)))
+    there, others = not wanted, False
+    for t in taints:
+        if t.key == wanted:
+            there = True
+        elif t.key in (UNREACHABLE, NOT_READY):
+            others = True
+    if there and not others:
+        return taints
+    kept = tuple([t for t in taints if t.key == wanted or t.key not in (UNREACHABLE, NOT_READY)])
+    if there:
+        return kept
+    since = format_time(now)
+    return (*kept, Taint(key=wanted, effect="NoSchedule", time_added=since),
+            Taint(key=wanted, effect="NoExecute", time_added=since))
 
 
-def _is_ready(node: Node) -> bool:
-    ready = condition(node.status.conditions, "Ready")
-    return ready is not None and ready.status == "True"
-
-
-def _judged_anew(old: Object | None, new: Object | None) -> bool:
-    """Came or went, or its taints do not fit its Ready condition, or somebody added a taint that evicts."""
-    if not isinstance(old, Node) or not isinstance(new, Node) or old is new:
-        return not isinstance(new, Node) or old is new or bool(new.spec.taints) or not _is_ready(new)
-    if taints_for(new, condition(new.status.conditions, "Ready"), 0.0) is not new.spec.taints:
-        return True
-    return new.spec.taints != old.spec.taints and any(
-        t.effect == "NoExecute" and t not in old.spec.taints for t in new.spec.taints)

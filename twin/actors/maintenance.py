@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from twin.actors.actor import Actor
 from twin.actors.hosts import Durations
@@ -55,24 +55,31 @@ class NodeAvailability:
         self.total = 0
         self.unavailable: dict[str, None] = {}
 
-    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
-        before, after = _available(old), _available(new)
-        if before == after:
+    def observe(self, old: Any, new: Any) -> Iterable[Hashable]:
+        if not _availability_changed(old, new):
             return ()
         self.total += (new is not None) - (old is not None)
-        name = (new or old).metadata.name  # type: ignore[union-attr]
+        name = (old if new is None else new).metadata.name
         self.unavailable.pop(name, None)
-        if after is False:
+        if new is not None and not _available(new):
             self.unavailable[name] = None
         return ("nodes",)
 
 
-def _available(node: Object | None) -> bool | None:
-    """None: there is no such node. A node without a Ready condition counts as ready, as upstream has it."""
-    if not isinstance(node, Node):
-        return None
+def _available(node: Node) -> bool:
+    """A node without a Ready condition counts as ready, as upstream has it."""
+    if node.spec.unschedulable:
+        return False
     ready = condition(node.status.conditions, "Ready")
-    return not node.spec.unschedulable and (ready is None or ready.status == "True")
+    return ready is None or ready.status == "True"
+
+
+def _availability_changed(old: Any, new: Any) -> bool:
+    if old is None or new is None:
+        return old is not new
+    if old.status.conditions is new.status.conditions and old.spec.unschedulable == new.spec.unschedulable:
+        return False
+    return _available(old) != _available(new)
 
 
 def _scheduler(_: object, __: Object) -> Iterable[Key]:
@@ -85,9 +92,13 @@ def _drained(reconciler: Maintenance, pod: Object) -> Iterable[Key]:
     return (key,) if key is not None else ()
 
 
-def _concerns(old: Object | None, new: Object | None) -> bool:
+def _gone(old: object, new: object) -> bool:
+    return new is None
+
+
+def _concerns(old: Any, new: Any) -> bool:
     """Most of our own writes need no second look: the next step begins with the write (`_go`)."""
-    if not isinstance(old, NodeMaintenance) or not isinstance(new, NodeMaintenance) or old is new:
+    if old is None or new is None or old is new:
         return True
     if old.deleting != new.deleting or old.spec != new.spec:
         return True
@@ -99,9 +110,9 @@ class Maintenance(Actor):
 
     name = "maintenance-operator"
     watches = (
-        Watch(NodeMaintenance, when=lambda old, new: _concerns(old, new)),
-        Watch(Node, to=_scheduler, when=lambda old, new: _available(old) != _available(new)),
-        Watch(Pod, to=_drained, when=lambda old, new: new is None),
+        Watch(NodeMaintenance, when=_concerns),
+        Watch(Node, to=_scheduler, when=_availability_changed),
+        Watch(Pod, to=_drained, when=_gone),
     )
 
     def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, evictor: Evictor,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from twin.actors.actor import Actor
+from twin.actors.actor import Actor, wake_if_up
 from twin.actors.hosts import DPU_DEVICE_IDS, Durations, Hosts, Machine
 from twin.backends.base import Clock, KubeApi, Operation
 from twin.model.core import Node
@@ -43,7 +43,10 @@ def own(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def _labels_changed(old: Object | None, new: Object | None) -> bool:
-    return new is not None and (old is None or old.metadata.labels != new.metadata.labels)
+    if old is None or new is None:
+        return new is not None
+    labels = new.metadata.labels
+    return labels is not old.metadata.labels and labels != old.metadata.labels
 
 
 class NodeFeatures(Actor):
@@ -57,7 +60,7 @@ class NodeFeatures(Actor):
         self._hosts = hosts
         self._since: dict[str, tuple[str, float]] = {}
         self._rounds: dict[str, Operation] = {}
-        hosts.subscribe(lambda name: self.wake(Key("", name)))
+        hosts.subscribe(lambda name: wake_if_up(self, hosts, name))
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         name = key.name

@@ -25,6 +25,9 @@ def _asks(annotation: str) -> Callable[[Object | None, Object | None], bool]:
     """Did the annotation appear, change or go?"""
 
     def when(old: Object | None, new: Object | None) -> bool:
+        if old is not None and new is not None and old is not new and (
+                old.metadata.annotations is new.metadata.annotations):
+            return False
         before = old.metadata.annotations.get(annotation) if old is not None else None
         after = new.metadata.annotations.get(annotation) if new is not None else None
         return before != after or (old is new and after is not None)

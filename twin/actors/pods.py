@@ -6,7 +6,7 @@ stands in its life is kubelet memory; its status is written when somebody could 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -15,7 +15,7 @@ from twin.actors.hosts import Durations, Hosts, Machine, PodVerbs
 from twin.actors.podviews import finished, pod_ready
 from twin.backends.base import Clock, KubeApi
 from twin.model.core import ContainerStatus, Pod, PodStatus, Secret
-from twin.model.meta import Condition, Conditions, Key, Object, format_time, replace
+from twin.model.meta import Condition, Conditions, Key, Object, condition, format_time, replace
 from twin.runtime.reconcile import DONE, Context, Result, Watch
 
 CRASH_FIRST_S: Final = 10.0
@@ -93,11 +93,12 @@ class _Life:
         return f"{self.uid}/{self.boot_id}/{self.step}/{self.crashes}/{sum(self.restarts)}"
 
 
-def _concerns(old: Object | None, new: Object | None) -> bool:
+def _concerns(old: Any, new: Any) -> bool:
     """Bound, deleted, gone: a kubelet knows of a status that it wrote itself."""
-    if not isinstance(new, Pod) or not isinstance(old, Pod):
-        return not isinstance(new, Pod) or bool(new.spec.node_name)
-    return old is new or old.spec.node_name != new.spec.node_name or old.deleting != new.deleting
+    if old is None or new is None:
+        return new is None or new.spec.node_name != ""
+    return (old is new or old.spec.node_name != new.spec.node_name
+            or old.metadata.deletion_timestamp != new.metadata.deletion_timestamp)
 
 
 def _waiting_for(kubelet: PodLife, secret: Object) -> Iterable[Key]:
@@ -110,7 +111,7 @@ class PodLife(Actor):
 
     name = "kubelet"
     watches = (
-        Watch(Pod, when=lambda old, new: _concerns(old, new)),
+        Watch(Pod, when=_concerns),
         Watch(Secret, to=_waiting_for, when=lambda old, new: old is None),
     )
 
@@ -127,6 +128,9 @@ class PodLife(Actor):
         hosts.subscribe(self._host_changed)
 
     def _host_changed(self, name: str) -> None:
+        machine = self._hosts.machine(name)
+        if machine is None or not machine.up:
+            return  # nothing happens to a pod on a host that is down
         for key in list(self._on.get(name, ())):
             self.wake(key)
 
@@ -155,7 +159,7 @@ class PodLife(Actor):
             self._rebooted(pod, life, machine)
         self._advance(key, pod, life)
         status = pod_status(pod, life, machine, ctx.now)
-        if status != pod.status:
+        if status is not pod.status:
             self.kube.update_status(replace(pod, status=status))
         return DONE
 
@@ -230,7 +234,8 @@ class PodLife(Actor):
         """Are the Secrets of the pod's volumes there? If not, their creation wakes the pod."""
         there = True
         for volume in pod.spec.volumes:
-            name = (volume.get("secret") or {}).get("secretName")
+            source = volume.get("secret")
+            name = source.get("secretName") if source else None
             if not name:
                 continue
             secret = Key(key.namespace, str(name))
@@ -250,7 +255,8 @@ class PodLife(Actor):
             life.error = ""
             life.restarts[life.step] += 1
         attempt, program = life.attempt(), life.program
-        if not self.waited(key, "container", (attempt,), lambda: _takes(program, pod, container, attempt) or 0.0):
+        if program is not None and not self.waited(
+                key, "container", (attempt,), lambda: program.takes_s(pod, container, attempt) or 0.0):
             return False
         life.error = program.finish(pod, container) if program is not None else ""
         if life.error:
@@ -265,10 +271,14 @@ class PodLife(Actor):
             life.running = True
             if program is not None:
                 program.started(pod)
-        self._probe(key, pod, life)
+        if not life.ready:
+            self._probe(key, pod, life)
+        if program is None:
+            return
         container = str(pod.spec.containers[0]["name"]) if pod.spec.containers else ""
-        takes = _takes(program, pod, container, life.attempt())
-        if takes is None or program is None or not self.waited(key, "container", (life.attempt(),), lambda: takes):
+        attempt = life.attempt()
+        takes = program.takes_s(pod, container, attempt)
+        if takes is None or not self.waited(key, "container", (attempt,), lambda: takes):
             return
         if life.error == "":
             if not life.worked:
@@ -288,8 +298,6 @@ class PodLife(Actor):
 
     def _probe(self, key: Key, pod: Pod, life: _Life) -> None:
         """Ready with the first startup probe that passes; restarted when the allowed number failed."""
-        if life.ready:
-            return
         attempt = life.attempt()
         if life.program is None or life.program.healthy(pod):
             # A failing probe is followed by the next one a period later.
@@ -317,11 +325,10 @@ def pod_boot(hosts: Hosts, pod: Pod) -> str:
 
 
 def _start_operation(pod: Pod) -> str:
-    return "job-start" if any(r.kind == "Job" for r in pod.metadata.owner_references) else "pod-start"
-
-
-def _takes(program: Program | None, pod: Pod, container: str, attempt: str) -> float | None:
-    return program.takes_s(pod, container, attempt) if program is not None else None
+    for owner in pod.metadata.owner_references:
+        if owner.kind == "Job":
+            return "job-start"
+    return "pod-start"
 
 
 # --- status
@@ -334,21 +341,20 @@ _COMPLETED: Final[dict[str, Any]] = {"terminated": {"exitCode": 0, "reason": "Co
 def pod_status(pod: Pod, life: _Life, machine: Machine, now: float) -> PodStatus:
     """The status a kubelet would show for this life; the same object when there is nothing new."""
     old, inits = pod.status, pod.spec.init_containers
-    if life.step < 0 and not inits and old.phase in ("", "Pending") and not life.unmounted:
+    if life.step < 0 and not inits and not life.unmounted and (old.phase in ("", "Pending") or not pod_ready(pod)):
         return old  # the few seconds in which a plain pod is created interest nobody
-    if life.step < 0 and not inits and not life.unmounted and not pod_ready(pod):
-        return old
     phase = _phase(life, len(inits))
-    sandbox, initialized = life.step >= 0, life.step >= len(inits)
     status = PodStatus(
         phase=phase, reason=old.reason, message=old.message, pod_ip=machine.address if pod.spec.host_network else
         old.pod_ip, host_ip=machine.address,
-        conditions=_conditions(old.conditions, sandbox, initialized, life.ready and phase == "Running", now),
-        init_container_statuses=tuple(
-            _init_status(str(c["name"]), i, life, old.init_container_statuses, now) for i, c in enumerate(inits)),
-        container_statuses=tuple(
-            _main_status(str(c["name"]), life, len(inits), old.container_statuses, now)
-            for c in pod.spec.containers))
+        conditions=_conditions(old.conditions, life.step >= 0, life.step >= len(inits),
+                               life.ready and phase == "Running", now),
+        init_container_statuses=tuple([
+            _init_status(str(c["name"]), i, life, was, now)
+            for i, (c, was) in enumerate(_shown(inits, old.init_container_statuses))]),
+        container_statuses=tuple([
+            _main_status(str(c["name"]), life, len(inits), was, now)
+            for c, was in _shown(pod.spec.containers, old.container_statuses)]))
     return old if status == old else status
 
 
@@ -358,48 +364,67 @@ def _phase(life: _Life, inits: int) -> str:
     return "Running" if life.step >= inits else "Pending"
 
 
+_CONDITIONS: Final = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+
+
 def _conditions(old: Conditions, sandbox: bool, initialized: bool, ready: bool, now: float) -> Conditions:
     """In the order a kubelet writes them; a condition that keeps its status is kept."""
-    wanted = (("PodReadyToStartContainers", sandbox), ("Initialized", initialized), ("Ready", ready),
-              ("ContainersReady", ready), ("PodScheduled", True))
-    if [(c.type, c.status == "True") for c in old] == list(wanted):
-        return old
-    known = {(c.type, c.status): c for c in old}
-    return tuple(
-        known.get((type_, "True" if is_so else "False"))
-        or Condition(type=type_, status="True" if is_so else "False", last_transition_time=format_time(now))
-        for type_, is_so in wanted)
+    so = (sandbox, initialized, ready, ready, True)
+    known = old if len(old) == len(so) else (None,) * len(so)
+    found: list[Condition] = []
+    since = format_time(now)
+    for type_, is_so, was in zip(_CONDITIONS, so, known, strict=True):
+        status = "True" if is_so else "False"
+        if was is None or was.type != type_:
+            was = condition(old, type_)
+        if was is None or was.status != status:
+            was = Condition(type=type_, status=status, last_transition_time=since)
+        found.append(was)
+    return tuple(found)
 
 
-def _init_status(name: str, i: int, life: _Life, old: tuple[ContainerStatus, ...], now: float) -> ContainerStatus:
+def _shown(containers: tuple[Mapping[str, Any], ...], old: tuple[ContainerStatus, ...],
+           ) -> Iterable[tuple[Mapping[str, Any], ContainerStatus | None]]:
+    """Each container with its status so far: they stand in the same order."""
+    return zip(containers, old if len(old) == len(containers) else (None,) * len(containers), strict=True)
+
+
+def _container(was: ContainerStatus | None, name: str, restarts: int, state: Mapping[str, Any],
+               ready: bool = False) -> ContainerStatus:
+    """The status of a container that did not fail; the same object when there is nothing new."""
+    if (was is not None and was.state is state and was.ready is ready and was.restart_count == restarts
+            and not was.last_state):
+        return was
+    return ContainerStatus(name=name, ready=ready, restart_count=restarts, state=state)
+
+
+def _init_status(name: str, i: int, life: _Life, was: ContainerStatus | None, now: float) -> ContainerStatus:
     restarts = life.restarts[i]
     if i < life.step:
-        return ContainerStatus(name=name, ready=True, restart_count=restarts, state=_COMPLETED)
+        return _container(was, name, restarts, _COMPLETED, ready=True)
     if i > life.step:
-        return ContainerStatus(name=name, restart_count=restarts, state=_CREATING if life.step < 0 else _WAITING)
+        return _container(was, name, restarts, _CREATING if life.step < 0 else _WAITING)
     if life.error:
         failed = {"terminated": {"exitCode": 1, "reason": "Error", "message": life.error}}
         return ContainerStatus(name=name, restart_count=restarts, last_state=failed, state={
             "waiting": {"reason": "CrashLoopBackOff"}})
-    return ContainerStatus(name=name, restart_count=restarts, state=_running(name, restarts, old, now))
+    return _container(was, name, restarts, _running(was, restarts, now))
 
 
-def _main_status(name: str, life: _Life, inits: int, old: tuple[ContainerStatus, ...], now: float) -> ContainerStatus:
+def _main_status(name: str, life: _Life, inits: int, was: ContainerStatus | None, now: float) -> ContainerStatus:
     restarts = life.restarts[-1]
     if life.exit_code is not None:
         state = {"terminated": {"exitCode": life.exit_code, "reason": "Error", "message": life.error}}
         return ContainerStatus(name=name, restart_count=restarts, state=state if life.exit_code else _COMPLETED)
     if life.step < inits or not life.running:
-        return ContainerStatus(name=name, restart_count=restarts, state=_WAITING if inits else _CREATING)
+        return _container(was, name, restarts, _WAITING if inits else _CREATING)
     if life.error:
         return ContainerStatus(name=name, restart_count=restarts, state={"waiting": {"reason": "CrashLoopBackOff"}})
-    return ContainerStatus(name=name, ready=life.ready, restart_count=restarts,
-                           state=_running(name, restarts, old, now))
+    return _container(was, name, restarts, _running(was, restarts, now), ready=life.ready)
 
 
-def _running(name: str, restarts: int, old: tuple[ContainerStatus, ...], now: float) -> dict[str, Any]:
+def _running(was: ContainerStatus | None, restarts: int, now: float) -> Mapping[str, Any]:
     """The state of a running container; its start is when it was first seen running."""
-    for status in old:
-        if status.name == name and status.restart_count == restarts and "running" in status.state:
-            return dict(status.state)
+    if was is not None and was.restart_count == restarts and "running" in was.state:
+        return was.state
     return {"running": {"startedAt": format_time(now)}}

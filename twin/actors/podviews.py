@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterable, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from twin.model.core import Pod
 from twin.model.meta import Key, Object, condition_status
@@ -15,6 +15,8 @@ FOREVER: Final = float("inf")
 NOT_READY: Final = "node.kubernetes.io/not-ready"
 UNREACHABLE: Final = "node.kubernetes.io/unreachable"
 UNSCHEDULABLE: Final = "node.kubernetes.io/unschedulable"
+FINISHED: Final = ("Succeeded", "Failed")
+"""Phases of a pod whose containers never run again."""
 
 
 class PodsByNode:
@@ -25,12 +27,12 @@ class PodsByNode:
     def __init__(self) -> None:
         self._nodes: dict[str, dict[Key, Pod]] = {}
 
-    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
-        was = old.spec.node_name if isinstance(old, Pod) else ""
-        now = new.spec.node_name if isinstance(new, Pod) else ""
-        if was and was != now and old is not None:
+    def observe(self, old: Any, new: Any) -> Iterable[Hashable]:
+        was = old.spec.node_name if old is not None else ""
+        now = new.spec.node_name if new is not None else ""
+        if was and was != now:
             self._nodes[was].pop(old.key, None)
-        if isinstance(new, Pod) and now:
+        if now:
             self._nodes.setdefault(now, {})[new.key] = new
         return (was, now) if was and now and was != now else (was or now,)
 
@@ -44,7 +46,7 @@ def pod_ready(pod: Pod) -> bool:
 
 def finished(pod: Pod) -> bool:
     """Will its containers never run again?"""
-    return pod.status.phase in ("Succeeded", "Failed")
+    return pod.status.phase in FINISHED
 
 
 def toleration_s(pod: Pod, taint: Taint, default_s: float = FOREVER) -> float:
@@ -68,7 +70,11 @@ def toleration_s(pod: Pod, taint: Taint, default_s: float = FOREVER) -> float:
 
 def evicted_after_s(pod: Pod, taints: Iterable[Taint], default_s: float) -> float:
     """When NoExecute taints drive this pod away, in seconds after they were set."""
-    return min((toleration_s(pod, t, default_s) for t in taints if t.effect == "NoExecute"), default=FOREVER)
+    least = FOREVER
+    for taint in taints:
+        if taint.effect == "NoExecute":
+            least = min(least, toleration_s(pod, taint, default_s))
+    return least
 
 
 # --- selectors

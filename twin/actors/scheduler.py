@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from twin.actors.actor import Actor
 from twin.actors.hosts import Durations, PodVerbs
-from twin.actors.podviews import UNSCHEDULABLE, finished, toleration_s
+from twin.actors.podviews import FINISHED, UNSCHEDULABLE, finished, toleration_s
 from twin.backends.base import Clock, KubeApi
 from twin.model.core import Node, Pod
 from twin.model.meta import Key, Object, replace, set_condition
@@ -39,23 +39,26 @@ class Room:
         self._open: dict[int, dict[str, None]] = {}
         self._closed: dict[int, dict[str, None]] = {}
 
-    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
+    def observe(self, old: Any, new: Any) -> Iterable[Hashable]:
         either = new if new is not None else old
         if isinstance(either, Pod):
+            if old is not None and new is not None and old.spec is new.spec and old.status.phase == new.status.phase:
+                return ()
             before, after = _holder(old), _holder(new)
             if before != after:
                 self._move(before, -1)
                 self._move(after, 1)
             return ()
-        assert isinstance(either, Node)
-        if old is not None and new is not None and not fitness_changed(old, new):
-            self.nodes[either.metadata.name] = either
+        name = either.metadata.name
+        if new is not None and old is not None and not fitness_changed(old, new):
+            self.nodes[name] = new
             return ()
-        self._leave(either.metadata.name)
-        if isinstance(new, Node):
-            self.nodes[new.metadata.name] = new
-            self._enter(new.metadata.name)
-        return (ROOM,) if new is not None else ()
+        self._leave(name)
+        if new is None:
+            return ()
+        self.nodes[name] = new
+        self._enter(name)
+        return (ROOM,)
 
     def free(self, node: str) -> int:
         """How many more pods this node takes."""
@@ -91,11 +94,9 @@ class Room:
         if known:
             self._enter(node)
 
-    def _buckets(self, node: str) -> dict[int, dict[str, None]]:
-        return self._closed if closed(self.nodes[node]) else self._open
-
     def _enter(self, node: str) -> None:
-        self._buckets(node).setdefault(self._pods.get(node, 0), {})[node] = None
+        buckets = self._closed if closed(self.nodes[node]) else self._open
+        buckets.setdefault(self._pods.get(node, 0), {})[node] = None
 
     def _leave(self, node: str) -> None:
         if node in self.nodes:
@@ -103,40 +104,47 @@ class Room:
             del self.nodes[node]
 
     def _unlist(self, node: str) -> None:
-        buckets, count = self._buckets(node), self._pods.get(node, 0)
+        buckets, count = self._closed if closed(self.nodes[node]) else self._open, self._pods.get(node, 0)
         bucket = buckets[count]
         del bucket[node]
         if not bucket:
             del buckets[count]
 
 
-def _holder(pod: Object | None) -> str:
-    return pod.spec.node_name if isinstance(pod, Pod) and not finished(pod) else ""
+def _holder(pod: Any) -> str:
+    return pod.spec.node_name if pod is not None and pod.status.phase not in FINISHED else ""
 
 
-def fitness_changed(old: Object | None, new: Object | None) -> bool:
+def fitness_changed(old: Any, new: Any) -> bool:
     """May a pod that did not fit now fit?"""
-    if not isinstance(old, Node) or not isinstance(new, Node):
-        return isinstance(new, Node)
-    return (old.spec.unschedulable != new.spec.unschedulable or old.spec.taints != new.spec.taints
-            or old.metadata.labels != new.metadata.labels)
+    if old is None or new is None:
+        return new is not None
+    was, now = old.spec, new.spec
+    if was is not now and (was.unschedulable != now.unschedulable or was.taints != now.taints):
+        return True
+    labels = new.metadata.labels
+    return labels is not old.metadata.labels and bool(labels != old.metadata.labels)
 
 
 def closed(node: Node) -> bool:
     """Does it refuse every pod without tolerations?"""
-    return node.spec.unschedulable or any(t.effect != "PreferNoSchedule" for t in node.spec.taints)
+    spec = node.spec
+    return spec.unschedulable or (spec.taints != () and any(t.effect != "PreferNoSchedule" for t in spec.taints))
 
 
 def fits(pod: Pod, node: Node) -> bool:
     """Node selector, required node affinity, cordon and taints."""
     labels = node.metadata.labels
-    if any(labels.get(k) != v for k, v in pod.spec.node_selector.items()):
-        return False
+    for k, v in pod.spec.node_selector.items():
+        if labels.get(k) != v:
+            return False
     terms = _terms(pod)
     if terms and not any(_term_holds(t, node) for t in terms):
         return False
-    taints = (_CORDONED, *node.spec.taints) if node.spec.unschedulable else node.spec.taints
-    return all(t.effect == "PreferNoSchedule" or toleration_s(pod, t) > 0 for t in taints)
+    for taint in (_CORDONED, *node.spec.taints) if node.spec.unschedulable else node.spec.taints:
+        if taint.effect != "PreferNoSchedule" and toleration_s(pod, taint) <= 0:
+            return False
+    return True
 
 
 def pinned_to(pod: Pod) -> str | None:
@@ -176,23 +184,24 @@ def _requirement(e: Mapping[str, Any], value: str | None) -> bool:
 
 def _waiting(scheduler: Scheduler, node: Object) -> Iterable[Key]:
     """As many of the waiting pods as this node takes."""
+    if not scheduler.waiting:
+        return ()
     assert isinstance(node, Node)
     free = scheduler.kube.view(Room, ROOM).free(node.metadata.name)
     waiting = scheduler.tolerant if closed(node) else scheduler.waiting
     return list(islice((key for key, pod in waiting.items() if fits(pod, node)), max(free, 0)))
 
 
-def _unbound(scheduler: Scheduler, pod: Object) -> Iterable[Key]:
-    assert isinstance(pod, Pod)
-    return (pod.key,) if not pod.spec.node_name or pod.key in scheduler.waiting else ()
+def _comes_or_goes(old: Any, new: Any) -> bool:
+    """Is there a pod to be bound, or one less?"""
+    return new is None or not new.spec.node_name
 
 
 class Scheduler(Actor):
     """Binds pods. Those that fit nowhere wait for a node to change."""
 
     name = "scheduler"
-    watches = (Watch(Pod, when=lambda old, new: (isinstance(new, Pod) and not new.spec.node_name) or new is None),
-               Watch(Node, to=_waiting, when=fitness_changed))
+    watches = (Watch(Pod, when=_comes_or_goes), Watch(Node, to=_waiting, when=fitness_changed))
 
     def __init__(self, kube: KubeApi, clock: Clock, durations: Durations, pods: PodVerbs) -> None:
         super().__init__(kube, clock, durations)
@@ -200,6 +209,9 @@ class Scheduler(Actor):
         self.waiting: dict[Key, Pod] = {}
         self.tolerant: dict[Key, Pod] = {}
         """Those of the waiting pods that have tolerations."""
+
+    def start(self) -> None:
+        self.kube.view(Room, ROOM)  # nodes stand in it in the order in which they come
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         pod = self.kube.get(Pod, key)

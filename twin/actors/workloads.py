@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from twin.actors.actor import Actor
-from twin.actors.podviews import finished
+from twin.actors.podviews import FINISHED, finished
 from twin.model.core import (
     ContainerStatus,
     DaemonSet,
@@ -54,11 +54,12 @@ def _controller(pod: Object | None) -> str:
     return next((r.uid for r in pod.metadata.owner_references if r.controller), "") if pod is not None else ""
 
 
-def _one_less(old: Object | None, new: Object | None) -> bool:
+def _one_less(old: Any, new: Any) -> bool:
     """Does a ReplicaSet lose a pod by this change?"""
-    if not isinstance(new, Pod):
-        return True
-    return isinstance(old, Pod) and ((new.deleting and not old.deleting) or (finished(new) and not finished(old)))
+    if old is None or new is None:
+        return new is None
+    return (old.metadata.deletion_timestamp != new.metadata.deletion_timestamp
+            or (new.status.phase in FINISHED and not finished(old)))
 
 
 class ReplicaSets(Actor):

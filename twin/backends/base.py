@@ -113,18 +113,19 @@ class Operation:
             self.on_cancel()
 
     def succeed(self, value: Any = None) -> None:
-        self._end(None, value)
-
-    def fail(self, error: Exception) -> None:
-        self._end(error, None)
-
-    def _end(self, error: Exception | None, value: Any) -> None:
+        """It ended. Nothing happens if it had ended before."""
         if self.finished:
             return
-        self.finished, self.error, self.value = True, error, value
+        self.finished, self.value = True, value
         callbacks, self.callbacks = self.callbacks, []
         for call in callbacks:
             call(self)
+
+    def fail(self, error: Exception) -> None:
+        """It ended, with this error."""
+        if not self.finished:
+            self.error = error
+            self.succeed()
 
 
 # --- the API server

@@ -160,12 +160,18 @@ _HOSTNAME: Final = re.compile(r"^hostname: (\S+)$", re.MULTILINE)
 def read(content: bytes) -> Config:
     """What the installed OS does with this bf.cfg. What is not in it (a custom template) is absent in the answer."""
     text = content.decode(errors="replace")
-    hostname, join = _HOSTNAME.search(text), _JOIN.search(text)
+    hostname, join = _first(_HOSTNAME, "hostname: ", text), _first(_JOIN, "kubeadm join ", text)
     name = hostname[1] if hostname else ""
     server, token = join.groups() if join else ("", "")
     # What is left without the DPU's own values is the same for a whole fleet: read it once.
     shared = _read(text.replace(join[0], "").replace(name, "") if join and name else text)
     return Config(name, server, token, *shared)
+
+
+def _first(pattern: re.Pattern[str], start: str, text: str) -> re.Match[str] | None:
+    """The first match of a pattern that begins with `start`, which is found much faster alone."""
+    at = text.find(start)
+    return pattern.search(text, at) if at >= 0 else None
 
 
 @lru_cache(maxsize=64)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from twin.model.device import Device
@@ -109,6 +109,7 @@ class NoAnswer(ValueError):
     """The command ran, but what it printed does not hold the answer."""
 
 
+@lru_cache(maxsize=256)
 def _find(pattern: re.Pattern[str], text: str, what: str) -> str:
     found = pattern.search(text)
     if found is None:
@@ -201,13 +202,14 @@ def _parse(command: str) -> Command | tuple[int, str]:
     return parse_words(tuple(words))
 
 
-def parse_words(words: Sequence[str]) -> Command | tuple[int, str]:
+@lru_cache(maxsize=4096)
+def parse_words(words: tuple[str, ...]) -> Command | tuple[int, str]:
     """As `parse`, for words; a complaint is (exit code, text)."""
     program = words[0]
     reader = _PROGRAMS.get(program)
     if reader is None:
         return 127, f"bash: {program}: command not found"
-    return reader(tuple(words[1:])) or (1, f"{program}: unrecognized arguments: {' '.join(words[1:])}")
+    return reader(words[1:]) or (1, f"{program}: unrecognized arguments: {' '.join(words[1:])}")
 
 
 def _function(device: str) -> str:
@@ -306,14 +308,19 @@ def unknown_board(opn: str) -> Board:
 
 
 def print_flint(board: Board, d: Device, *, full: bool = False) -> str:
-    running = f"FW Version(Running):   {d.running}\n" if d.running != d.flash else ""
+    return _flint_text(board, d.flash, d.running, full)
+
+
+@lru_cache(maxsize=256)
+def _flint_text(board: Board, flash: str, running: str, full: bool) -> str:
+    runs = f"FW Version(Running):   {running}\n" if running != flash else ""
     what = f"Part Number:           {board.part_number}\nDescription:           {board.description}\n" if full else ""
     return (
         f"Image type:            FS4\n"
-        f"FW Version:            {d.flash}\n"
-        f"{running}"
+        f"FW Version:            {flash}\n"
+        f"{runs}"
         f"{what}"
-        f"Product Version:       {d.flash}\n"
+        f"Product Version:       {flash}\n"
         f"Description:           UID                GuidsNumber\n"
         f"PSID:                  {board.psid}\n"
         f"Security Attributes:   secure-fw\n"
@@ -321,12 +328,22 @@ def print_flint(board: Board, d: Device, *, full: bool = False) -> str:
 
 
 def print_mfrl(d: Device) -> str:
-    rows = (("reset_trigger", 0x4D), ("reset_type", 0x1D), ("pci_rescan_required", int(d.rescan_required)))
+    return _mfrl_text(d.rescan_required)
+
+
+@lru_cache(maxsize=2)
+def _mfrl_text(rescan_required: bool) -> str:
+    rows = (("reset_trigger", 0x4D), ("reset_type", 0x1D), ("pci_rescan_required", int(rescan_required)))
     body = "".join(f"{name:<34}| 0x{value:08x}\n" for name, value in rows)
     return f"Sending access register...\n\n{'Field Name':<34}| Data\n{'=' * 49}\n{body}"
 
 
 def print_reset(d: Device) -> str:
+    return _reset_text(d.level3, d.sync1)
+
+
+@lru_cache(maxsize=4)
+def _reset_text(level3: bool, sync1: bool) -> str:
     def row(text: str, supported: bool) -> str:
         return f"{text:<66}-{'Supported' if supported else 'Not Supported'}\n"
 
@@ -334,16 +351,25 @@ def print_reset(d: Device) -> str:
         "Reset-levels:\n"
         + row('0: Driver, PCI link, network link will remain up ("live-Patch")', False)
         + row('1: Only ARM side will not remain up ("Immediate reset").', True)
-        + row("3: Driver restart and PCI reset", d.level3)
+        + row("3: Driver restart and PCI reset", level3)
         + row("4: Warm Reboot", True)
         + "\nReset-types (relevant only for reset-levels 1,3,4):\n"
         + row("0: Full chip reset", True)
         + row("4: ARM OS shut down", True)
         + "\nReset-sync (relevant only for reset-level 3):\n"
-        + row("0: Tool is the owner", not d.sync1)
-        + row("1: Driver is the owner", d.sync1)
+        + row("0: Tool is the owner", not sync1)
+        + row("1: Driver is the owner", sync1)
     )
 
 
 def print_uptime(seconds: float) -> str:
     return f"{seconds:.2f} {seconds:.2f}\n"
+
+
+ANSWERS: Final[Mapping[str, Callable[[Board, Device], str]]] = {
+    "flint": print_flint,
+    "flint-full": partial(print_flint, full=True),
+    "mfrl": lambda board, device: print_mfrl(device),
+    "reset-query": lambda board, device: print_reset(device),
+}
+"""What a question to a card (a `Command.kind`) prints."""

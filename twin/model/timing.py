@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
+from struct import Struct
 from typing import Final, Literal, Protocol
 
 Basis = Literal["measured", "published", "expert"]
@@ -25,6 +26,7 @@ _LN2: Final = 0.6931471805599453
 _LN20: Final = 2.995732273553991
 _SQRT_HALF: Final = 0.7071067811865476
 _TO_UNIT: Final = 2.0**-53
+_UINT64: Final = Struct("<Q")
 
 
 # --- normal scores
@@ -271,19 +273,21 @@ class Timing:
         self.profile = profile
         self.seed = seed
         self._operations = dict(profile.operations)
-        self._prefix = {name: f"{seed}\0{name}\0" for name in profile.operations}
+        self._draws = {o.name: (f"{seed}\0{o.name}\0", o.takes.at, bool(o.shared))
+                       for o in profile.operations.values() if type(o.takes) is not Fixed}
+        self._fixed = {o.name: o.takes.value for o in profile.operations.values() if type(o.takes) is Fixed}
         self._factor: dict[tuple[str, str, str], float] = {}
 
     def sample(self, operation: str, *entity: str, **factors: str) -> float:
         """Seconds that this entity's operation takes. `factors` (rack="r1") name what it shares its luck with."""
-        spec = self._operations[operation]
-        takes = spec.takes
-        if type(takes) is Fixed:
-            return takes.value
-        z = normal_score(_unit(self._prefix[operation] + "\0".join(entity)))
-        if spec.shared:
-            z = self._mixed(spec, z, factors)
-        return _rounded(takes.at(z))
+        if operation in self._fixed:
+            return self._fixed[operation]
+        prefix, at, shared = self._draws[operation]
+        z = normal_score(_unit(prefix + "\0".join(entity)))
+        if shared and factors:
+            z = self._mixed(self._operations[operation], z, factors)
+        value = at(z)
+        return round(value, 6 if value >= 0.01 else 9)
 
     def fails(self, operation: str, *entity: str) -> bool:
         """Does this entity's operation fail (independent of how long it takes)?"""
@@ -321,5 +325,5 @@ class Timing:
 
 def _unit(stream: str) -> float:
     """A number in the open interval (0, 1), uniform, from the name of a stream: 53 bits of BLAKE2b."""
-    digest = blake2b(stream.encode(), digest_size=8).digest()
-    return ((int.from_bytes(digest, "little") >> 11) + 0.5) * _TO_UNIT
+    number: int = _UINT64.unpack(blake2b(stream.encode(), digest_size=8).digest())[0]
+    return ((number >> 11) + 0.5) * _TO_UNIT

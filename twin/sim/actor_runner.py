@@ -22,7 +22,6 @@ class ActorRunner:
     def __init__(self, env: TwinEnvironment, reconciler: Reconciler, *, index: int) -> None:
         self.env = env
         self.reconciler = reconciler
-        self.passes = 0
         self._priority = PASSES + index
         self._line: dict[Key, None] = {}
         self._due: dict[Key, int] = {}
@@ -51,7 +50,6 @@ class ActorRunner:
         ctx = Context(EPOCH + now / NS)
         reconcile = self.reconciler.reconcile
         for key in line:
-            self.passes += 1
             try:
                 result = reconcile(ctx, key)
             except ApiError:
@@ -63,7 +61,8 @@ class ActorRunner:
             if result.error:
                 self._again(key, self._failed(key))
                 continue
-            self._failures.pop(key, None)
+            if self._failures:
+                self._failures.pop(key, None)
             if result.requeue_after_s is not None:
                 self._again(key, round(result.requeue_after_s * NS))
 

@@ -40,18 +40,15 @@ class DmsClient:
     # --- calls that hold the worker
 
     def dial(self, target: DmsTarget) -> None:
-        server = self._looked_up(target)
-        unreached = self._dms.unreached(server, target)
-        if unreached:
-            self._meter.charge_ns(unreached[0])
-            raise RpcError("UNAVAILABLE", unreached[1])
+        server = self._reached(target, RpcError)
         self._meter.charge_ns(self._dms.cost_ns("dms-dial", server))
 
     def get(self, target: DmsTarget, command: str) -> str:
         server = self._connect(target)
         dms, meter = self._dms, self._meter
         meter.charge_ns(dms.cost_ns("dms-get", server))
-        self._trouble(server, command)
+        if server.error is not None:
+            self._trouble(server, command)
         try:
             parsed = commands.parse(command)
             self._note_reads(server, parsed)
@@ -66,7 +63,8 @@ class DmsClient:
         except ShellError as error:
             meter.charge_ns(ns(error.takes_s))
             raise _failed(error) from error
-        meter.charge_ns(min(takes, commands.EXEC_TIMEOUT_S * SECOND))
+        if takes:
+            meter.charge_ns(min(takes, commands.EXEC_TIMEOUT_S * SECOND))
         if takes > commands.EXEC_TIMEOUT_S * SECOND:
             raise rpc_error("DEADLINE_EXCEEDED", f"command timed out after {commands.EXEC_TIMEOUT_S}s")
         return text
@@ -75,10 +73,11 @@ class DmsClient:
         server = self._connect(target)
         dms = self._dms
         self._meter.charge_ns(dms.cost_ns("dms-set", server))
-        self._trouble(server, "/nvidia/mode/config/mode")
+        if server.error is not None:
+            self._trouble(server, "/nvidia/mode/config/mode")
         self._meter.before("dms set-mode")
         for dpu in server.host.dpus[:1 if dms.first_dpu_only else None]:
-            self._meter.read(dms.hosts.readers, ("device", dpu.name))
+            self._meter.read(dms.hosts.readers, dpu.token)
             try:
                 dms.hosts.change(dpu, dev.set_mode(dpu.device, mode.lower()))
             except dev.Refused as refused:
@@ -160,7 +159,7 @@ class DmsClient:
         """
         dms = self._dms
         whole = Operation("System.RebootStatus")
-        server = dms.find(target)
+        server = dms.by_ip.get(target.ip)
         start, period = dms.env.now, ns(every_s)
 
         def turn() -> None:
@@ -212,7 +211,7 @@ class DmsClient:
         if server is None:
             return self._fail(op, 0, RpcError("NOT_FOUND", f'pods "{pod.name}" not found'))
         if not server.host.up:
-            return self._fail(op, dms.cost_ns("dms-connect-timeout", None), RpcError(
+            return self._fail(op, dms.timeout_ns, RpcError(
                 "UNAVAILABLE", f"error dialing backend: dial tcp {server.host.ip}:10250: i/o timeout"))
         latency = dms.cost_ns("dms-exec", server)
         if not server.running:
@@ -228,22 +227,23 @@ class DmsClient:
 
     # --- inside
 
-    def _looked_up(self, target: DmsTarget) -> Server | None:
-        server = self._dms.find(target)
-        self._meter.read(self._dms.readers, ("dms", server.host.name if server else target.ip))
-        return server
-
     def _connect(self, target: DmsTarget) -> Server:
         """Credentials and connection, for calls that hold the worker. Raises RpcError."""
         unusable = self._dms.credentials(target.identity)
         if unusable:
             raise RpcError("FAILED_PRECONDITION", unusable)
-        server = self._looked_up(target)
-        unreached = self._dms.unreached(server, target)
-        if unreached or server is None:
+        return self._reached(target, _dialing)
+
+    def _reached(self, target: DmsTarget, failed: Callable[[str, str], RpcError]) -> Server:
+        """The server at this address, when a connection comes about. Raises what `failed` makes of (code, why)."""
+        dms = self._dms
+        server = dms.by_ip.get(target.ip)
+        self._meter.reads.append((dms.readers, server.token if server is not None else ("dms", target.ip)))
+        unreached = dms.unreached(server, target)
+        if unreached is not None or server is None:
             cost, why = unreached or (0, "")
             self._meter.charge_ns(cost)
-            raise _dialing(why)
+            raise failed("UNAVAILABLE", why)
         return server
 
     def _open(self, target: DmsTarget, op: Operation, command: str) -> Server | None:
@@ -253,17 +253,18 @@ class DmsClient:
         if unusable:
             self._fail(op, 0, RpcError("FAILED_PRECONDITION", unusable))
             return None
-        server = dms.find(target)
+        server = dms.by_ip.get(target.ip)
         unreached = dms.unreached(server, target)
-        if unreached or server is None:
+        if unreached is not None or server is None:
             cost, why = unreached or (0, "")
-            self._fail(op, cost, _dialing(why))
+            self._fail(op, cost, _dialing("UNAVAILABLE", why))
             return None
-        try:
-            self._trouble(server, command)
-        except RpcError as error:
-            dms.later(server, op, dms.cost_ns("dms-dial", server), op.fail, error)
-            return None
+        if server.error is not None:
+            try:
+                self._trouble(server, command)
+            except RpcError as error:
+                dms.later(server, op, dms.cost_ns("dms-dial", server), op.fail, error)
+                return None
         return server
 
     def _fail(self, op: Operation, delay_ns: int, error: Exception) -> Operation:
@@ -278,30 +279,29 @@ class DmsClient:
     def _start(self, server: Server, command: Command, op: Operation, latency_ns: int,
                failed: Callable[[ShellError], RpcError]) -> None:
         """Run a command after `latency_ns`; the operation ends when the command does."""
+        self._dms.later(server, op, latency_ns, self._run, server, command, op, failed)
+
+    def _run(self, server: Server, command: Command, op: Operation, failed: Callable[[ShellError], RpcError]) -> None:
         dms = self._dms
-
-        def run() -> None:
-            try:
-                text, takes = dms.run(server, command)
-            except ShellError as error:
-                dms.later(server, op, ns(error.takes_s), op.fail, failed(error))
-            else:
-                dms.later(server, op, takes, op.succeed, text)
-
-        dms.later(server, op, latency_ns, run)
+        try:
+            text, takes = dms.run(server, command)
+        except ShellError as error:
+            dms.later(server, op, ns(error.takes_s), op.fail, failed(error))
+        else:
+            dms.later(server, op, takes, op.succeed, text)
 
     def _note_reads(self, server: Server, command: Command) -> None:
         readers = self._dms.hosts.readers
         if command.kind == "uptime":
-            self._meter.read(readers, ("uptime", server.host.name))
+            self._meter.reads.append((readers, ("uptime", server.host.name)))
             return
         dpu = server.host.by_pci.get(command.pci)
         if dpu is not None:
-            self._meter.read(readers, ("device", dpu.name))
+            self._meter.reads.append((readers, dpu.token))
 
 
-def _dialing(why: str) -> RpcError:
-    return rpc_error("UNAVAILABLE", f'connection error: desc = "transport: Error while dialing: {why}"')
+def _dialing(code: str, why: str) -> RpcError:
+    return rpc_error(code, f'connection error: desc = "transport: Error while dialing: {why}"')
 
 
 def _failed(error: ShellError) -> RpcError:

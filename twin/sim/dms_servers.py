@@ -51,12 +51,18 @@ class Attempts:
 
 
 class Server:
-    """One host's dmsd. `black_hole`, `refused`, `factor` and `error` are troubles set from outside."""
+    """One host's dmsd. `black_hole`, `refused`, `factor` and `error` are troubles set from outside.
 
-    __slots__ = ("black_hole", "error", "factor", "files", "host", "pending", "refused", "running", "status", "waiting")
+    `token` names it among what a pass has read; `costs` is what each kind of call costs, in ns, once one was made.
+    """
+
+    __slots__ = ("black_hole", "costs", "error", "factor", "files", "host", "pending", "refused", "running", "status",
+                 "token", "waiting")
 
     def __init__(self, host: SimHost) -> None:
         self.host = host
+        self.token = ("dms", host.name)
+        self.costs: dict[str, int] = {}
         self.running = False
         self.black_hole = False
         self.refused = False
@@ -93,8 +99,10 @@ class DmsServers:
         self.rack_links = {r.name: Link(f"rack uplink {r.name}", r.uplink_bytes_per_s) for r in racks}
         stream = timing.limit("os_stream_bytes_per_s")
         self._cap = min(network.host_bytes_per_s, stream) if stream else network.host_bytes_per_s
-        self._by_ip = {s.host.ip: s for s in self.servers.values()}
-        self._costs: dict[tuple[str, str], int] = {}
+        self.by_ip = {s.host.ip: s for s in self.servers.values()}
+        """Who listens at an address."""
+        self.timeout_ns = ns(timing.sample("dms-connect-timeout", ""))
+        """When a call gives up that nobody answers."""
         self._install_faults: dict[str, Attempts] = {}
         self._network_faults: dict[str, Attempts] = {}
         self._reboot_faults: dict[str, Attempts] = {}
@@ -136,8 +144,10 @@ class DmsServers:
 
     def slow(self, host: str, factor: float) -> None:
         """Every call takes this many times as long; 1 heals."""
-        self.servers[host].factor = factor
-        self._touched(self.servers[host])
+        server = self.servers[host]
+        server.factor = factor
+        server.costs.clear()
+        self._touched(server)
 
     def answer_error(self, host: str, code: str = "", message: str = "", command: str = "") -> None:
         """Every call, or those whose command contains `command`, answers this gRPC error; no code heals."""
@@ -163,22 +173,20 @@ class DmsServers:
 
     # --- reaching a server
 
-    def find(self, target: DmsTarget) -> Server | None:
-        """The host behind this address; None: nobody has it."""
-        return self._by_ip.get(target.ip)
-
-    def cost_ns(self, operation: str, server: Server | None) -> int:
+    def cost_ns(self, operation: str, server: Server) -> int:
         """What one call of this kind costs on this host; the same each time."""
-        name = server.host.name if server else ""
-        cost = self._costs.get((operation, name))
+        cost = server.costs.get(operation)
         if cost is None:
-            cost = self._costs[operation, name] = ns(self.timing.sample(operation, name))
-        return cost if server is None or server.factor == 1.0 else round(cost * server.factor)
+            cost = ns(self.timing.sample(operation, server.host.name))
+            if server.factor != 1.0:
+                cost = round(cost * server.factor)
+            server.costs[operation] = cost
+        return cost
 
     def unreached(self, server: Server | None, target: DmsTarget) -> tuple[int, str] | None:
         """Why no connection comes about and after how many ns, or None when it does."""
         if server is None or server.black_hole or not server.host.up:
-            return self.cost_ns("dms-connect-timeout", None), f"dial tcp {target.ip}:{target.port}: i/o timeout"
+            return self.timeout_ns, f"dial tcp {target.ip}:{target.port}: i/o timeout"
         if server.refused or not server.running or target.port != DMS_PORT:
             return (self.cost_ns("dms-dial", server),
                     f"dial tcp {target.ip}:{target.port}: connect: connection refused")
@@ -241,13 +249,13 @@ class DmsServers:
 
     def reboot_status(self, server: Server, version: str) -> tuple[bool, str]:
         """(active, status) of this version's DPU, or of the whole host: active while any install is under way."""
+        dpus = server.host.dpus
         if version:
-            dpu = self.dpu_of(server, version.partition(";")[2])
-            dpus = [dpu] if dpu is not None else []
-        else:
-            dpus = list(server.host.dpus)
-        if any(d.device.doing == dev.INSTALL for d in dpus):
-            return True, ""
+            one = self.dpu_of(server, version.partition(";")[2])
+            dpus = (one,) if one is not None else ()
+        for dpu in dpus:
+            if dpu.device.doing == dev.INSTALL:
+                return True, ""
         ends = [server.status[d] for d in dpus if d in server.status]
         return False, FAILURE if FAILURE in ends else SUCCESS
 
@@ -260,12 +268,12 @@ class DmsServers:
 
     def later(self, server: Server, op: Operation, delay_ns: int, fn: Callable[..., object], *args: Any) -> None:
         """Call `fn` after the delay, unless the server breaks before; then the operation fails."""
+        server.pending[op] = self.env.call_at(delay_ns, self._go_on, server, op, fn, args)
 
-        def run() -> None:
-            server.pending.pop(op, None)
-            fn(*args)
-
-        server.pending[op] = self.env.call_at(delay_ns, run)
+    @staticmethod
+    def _go_on(server: Server, op: Operation, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        server.pending.pop(op, None)
+        fn(*args)
 
     def _break(self, server: Server, why: str) -> None:
         pending, server.pending = server.pending, {}
@@ -283,7 +291,7 @@ class DmsServers:
             turn()
 
     def _touched(self, server: Server) -> None:
-        touch(self.readers, ("dms", server.host.name))
+        touch(self.readers, server.token)
         self.wake(server)
 
     # --- shell commands
@@ -302,12 +310,9 @@ class DmsServers:
         if kind in ("power", "slr-host"):
             return self._reboot(host, command)
         dpu = self._card(host, command.pci)
-        if kind in ("flint", "flint-full"):
-            return commands.print_flint(dpu.board, dpu.device, full=kind == "flint-full"), 0
-        if kind == "mfrl":
-            return commands.print_mfrl(dpu.device), 0
-        if kind == "reset-query":
-            return commands.print_reset(dpu.device), 0
+        answer = commands.ANSWERS.get(kind)
+        if answer is not None:
+            return answer(dpu.board, dpu.device), 0
         if kind == "reset":
             return self._reset(dpu)
         if kind == "network-delete":

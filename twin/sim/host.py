@@ -30,14 +30,18 @@ UP: Final = "up"
 
 
 class SimDpu:
-    """One card in its host. `pci` has colons and the domain; `name` is that of its DPUDevice."""
+    """One card in its host. `pci` has colons and the domain; `name` is that of its DPUDevice.
+
+    `token` names the device among what a pass has read.
+    """
 
     __slots__ = ("board", "card", "counts", "device", "doomed", "ends_ns", "host", "kubelet_ready", "may_join",
-                 "name", "p0_up", "pci", "pending", "rank", "seasoned", "timer", "up_ns")
+                 "name", "p0_up", "pci", "pending", "rank", "seasoned", "timer", "token", "up_ns")
 
     def __init__(self, card: Card, host: SimHost) -> None:
         self.card = card
         self.name = card.name
+        self.token = ("device", card.name)
         self.pci = pci_address(card.pci)
         self.host = host
         self.board: Board = board(card)
@@ -63,17 +67,18 @@ class SimHost:
     `rshim_taken`: something else on the host owns rshim, so the DMS pod's rshim-preflight fails.
     """
 
-    __slots__ = ("boot_ns", "boots", "br_dpu", "bridged", "by_pci", "dark", "default_route", "dpus", "ip", "mtu",
-                 "name", "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "vfs")
+    __slots__ = ("boot_id", "boot_ns", "boots", "br_dpu", "bridged", "by_pci", "dark", "default_route", "dpus", "ip",
+                 "mtu", "name", "rack", "record", "route_check", "rshim_taken", "saved", "state", "timer", "up", "vfs")
 
     def __init__(self, record: Host) -> None:
         self.record = record
         self.name = record.name
         self.ip = record.ip
         self.rack = record.rack
-        self.state = UP
+        self.become(UP)
         self.boot_ns = -86_400 * SECOND  # up for a day when the run starts
         self.boots = 0
+        self.boot_id = "0"
         self.dark = 0  # how many power cuts are on it
         self.timer: Call | None = None
         self.br_dpu = self.default_route = record.oob_bridge
@@ -86,9 +91,9 @@ class SimHost:
         self.dpus = tuple(SimDpu(card, self) for card in record.cards)
         self.by_pci = {d.pci: d for d in self.dpus}
 
-    @property
-    def up(self) -> bool:
-        return self.state == UP
+    def become(self, state: str) -> None:
+        self.state = state
+        self.up = state == UP
 
 
 Join = Callable[[str, str, str], bool]
@@ -140,7 +145,7 @@ class Hosts:
     def sample_ns(self, operation: str, dpu: SimDpu) -> int:
         """A duration of one of the DPU's operations: a new draw each time it starts."""
         n = dpu.counts[operation] = dpu.counts.get(operation, 0) + 1
-        return ns(self._timing.sample(operation, dpu.name, str(n), rack=dpu.host.rack))
+        return round(self._timing.sample(operation, dpu.name, str(n), rack=dpu.host.rack) * SECOND)
 
     def uptime_s(self, host: SimHost) -> float:
         return (self._env.now - host.boot_ns) / SECOND
@@ -187,7 +192,8 @@ class Hosts:
             self._set(dpu, dev.host_reset(dpu.device))
 
     def _down(self, host: SimHost, state: str, why: str) -> None:
-        was_up, host.state = host.up, state
+        was_up = host.up
+        host.become(state)
         if host.timer is not None:
             host.timer.cancel()
             host.timer = None
@@ -203,13 +209,15 @@ class Hosts:
             self._network(dpu)
 
     def _boot(self, host: SimHost, operation: str) -> None:
-        host.state = BOOTING
+        host.become(BOOTING)
         host.boots += 1
-        takes = self._timing.sample(operation, host.name, str(host.boots), rack=host.rack)
+        host.boot_id = str(host.boots)
+        takes = self._timing.sample(operation, host.name, host.boot_id, rack=host.rack)
         host.timer = self._env.call_at(ns(takes), self._up, host)
 
     def _up(self, host: SimHost) -> None:
-        host.state, host.timer, host.boot_ns = UP, None, self._env.now
+        host.become(UP)
+        host.timer, host.boot_ns = None, self._env._now
         touch(self.readers, ("uptime", host.name))
         self._note("host-up", host.name)
         if not host.record.kubernetes:
@@ -272,7 +280,7 @@ class Hosts:
 
     def _set(self, dpu: SimDpu, new: Device, *, ended: bool = False) -> None:
         old, dpu.device = dpu.device, new
-        touch(self.readers, ("device", dpu.name))
+        touch(self.readers, dpu.token)
         if dpu.timer is not None:
             dpu.timer.cancel()
             dpu.timer = None
@@ -284,7 +292,7 @@ class Hosts:
             elif new.arm == Arm.INSTALLING:
                 self._note("installing", dpu.host.name, dpu.name, new.new_image.identity if new.new_image else "")
             takes = self.sample_ns(new.doing, dpu)
-            dpu.ends_ns = self._env.now + takes
+            dpu.ends_ns = self._env._now + takes
             dpu.timer = self._env.call_at(takes, self._finish, dpu)
         if new.arm == Arm.RESETTING:
             dpu.host.vfs.pop(dpu.pci, None)  # the driver restarts: its VFs are gone

@@ -106,8 +106,8 @@ class Links:
         if not path and cap == _INF:
             self._env.call_at(0, op.succeed)
             return op
-        now = self._env.now
-        bundle = self._bundle(path, cap)
+        now = self._env._now
+        bundle = self._bundles.get((path, cap)) or self._bundle(path, cap)
         flow = self._flows[op] = Flow(bundle, size, op, now)
         for link in bundle.links:
             link.flows += 1
@@ -146,14 +146,12 @@ class Links:
         self._reshare((link,), self._env.now)
 
     def _bundle(self, path: tuple[Link, ...], cap: float) -> Bundle:
-        bundle = self._bundles.get((path, cap))
-        if bundle is None:
-            clock = None
-            if cap != _INF:
-                clock = self._caps.get(cap)
-                if clock is None:
-                    clock = self._caps[cap] = Clock("", cap / SECOND)
-            bundle = self._bundles[path, cap] = Bundle(path, clock)
+        clock = None
+        if cap != _INF:
+            clock = self._caps.get(cap)
+            if clock is None:
+                clock = self._caps[cap] = Clock("", cap / SECOND)
+        bundle = self._bundles[path, cap] = Bundle(path, clock)
         return bundle
 
     # --- who limits whom
@@ -168,10 +166,11 @@ class Links:
                 continue
             link.advance(now)
             link.rate = new
-            if new < old:
+            if new > old:
+                if new > link.rises_to:
+                    move.extend(link.bound)
+            elif link.limiters:
                 self._fell(link, move)
-            elif new > link.rises_to:
-                move.extend(link.bound)
             if link.bound:
                 self._arm(link, now)
         for bundle in move:
@@ -335,5 +334,8 @@ class Links:
     def _alone(flow: Flow) -> int:
         """Nanoseconds the flow would take on healthy links without company."""
         bundle = flow.bundle
-        rate = min([link.nominal / SECOND for link in bundle.links] + ([bundle.cap.rate] if bundle.cap else []))
+        rate = bundle.cap.rate if bundle.cap else _INF
+        for link in bundle.links:
+            if link.nominal / SECOND < rate:
+                rate = link.nominal / SECOND
         return round(flow.bytes / rate) if rate > 0 else 0

@@ -31,18 +31,12 @@ class SimMachine:
         self._hosts = hosts
         self._dms = dms
         self._volume = volume
+        self.name = host.name
+        self.address = host.ip
         self.labels: Mapping[str, str] = host.record.labels
         self.annotations: Mapping[str, str] = host.record.annotations
         self.taints: Sequence[Taint] = ()
         self.cards: Sequence[Card] = tuple(SimCard(c.pci, c.pf0, c.pfs, c.psid) for c in host.record.cards)
-
-    @property
-    def name(self) -> str:
-        return self._host.name
-
-    @property
-    def address(self) -> str:
-        return self._host.ip
 
     @property
     def up(self) -> bool:
@@ -50,7 +44,7 @@ class SimMachine:
 
     @property
     def boot_id(self) -> str:
-        return str(self._host.boots)
+        return self._host.boot_id
 
     @property
     def rshim_taken(self) -> bool:
@@ -109,9 +103,10 @@ class SimMachines:
 
     def __init__(self, hosts: Hosts, dms: SimDms, volume: SimVolume, control_plane: Iterable[ControlPlaneNode] = (),
                  ) -> None:
-        self._control_plane = {n.name: ControlPlaneMachine(n.name, n.ip) for n in control_plane}
         self._machines: dict[str, SimMachine] = {
             name: SimMachine(host, hosts, dms, volume) for name, host in hosts.hosts.items() if host.record.kubernetes}
+        self._all: dict[str, Machine] = {
+            **{n.name: ControlPlaneMachine(n.name, n.ip) for n in control_plane}, **self._machines}
         self._told: list[Callable[[str], None]] = []
         self.retired: dict[str, None] = {}
         """Hosts taken out of service: their kubelets are never heard again."""
@@ -122,9 +117,7 @@ class SimMachines:
         return [n for n in self._machines if n not in self.retired]
 
     def machine(self, name: str) -> Machine | None:
-        if name in self.retired:
-            return None
-        return self._machines.get(name) or self._control_plane.get(name)
+        return None if name in self.retired else self._all.get(name)
 
     def subscribe(self, changed: Callable[[str], None]) -> None:
         self._told.append(changed)
@@ -138,14 +131,11 @@ class SimMachines:
 class SimArm:
     """One DPU's kubelet. See `twin.actors.hosts.Arm`."""
 
-    __slots__ = ("_dpu",)
+    __slots__ = ("_dpu", "name")
 
     def __init__(self, dpu: SimDpu) -> None:
         self._dpu = dpu
-
-    @property
-    def name(self) -> str:
-        return self._dpu.name
+        self.name = dpu.name
 
     @property
     def kubelet_ready(self) -> bool:
