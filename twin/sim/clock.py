@@ -113,7 +113,7 @@ class TwinEnvironment(simpy.Environment):
     def operation(self, name: str, delay_ns: int, value: Any = None) -> Operation:
         """An operation that succeeds with `value` in `delay_ns` nanoseconds."""
         op = Operation(name)
-        self.call_at(delay_ns, op.succeed, value)
+        self.post(delay_ns, op.succeed, (value,))
         return op
 
     def stop(self, value: Any = None) -> None:

@@ -51,6 +51,7 @@ from twin.sim.trace import Trace
 from twin.sim.volume import SimVolume
 
 KUBE_SYSTEM = "kube-system"
+_TLS = {"tls.crt", "tls.key", "ca.crt"}
 WORTH_NOTING = 5 * SECOND
 """A DPU that queued longer than a poll for its controller's worker has waited for it."""
 
@@ -379,7 +380,7 @@ class World:
         found = self.host_cluster.find(Secret, secret)
         if found is None:
             return f'secrets "{secret.name}" not found'
-        return "" if {"tls.crt", "tls.key", "ca.crt"} <= set(found.data) else "tls: failed to find any PEM data"
+        return "" if found.data.keys() >= _TLS else "tls: failed to find any PEM data"
 
     # --- what is noted
 
