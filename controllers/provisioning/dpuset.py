@@ -80,8 +80,13 @@ class DpuSetReconciler:
         found = view.look(key)
         if found is None:
             return DONE
-        error = (self._create_missing(dpuset, found) or self._delete(dpuset, found.unselected)
-                 or self._roll_out(dpuset, found, view))
+        error = ""
+        if found.missing:
+            error = self._create_missing(dpuset, found)
+        if found.unselected and not error:
+            error = self._delete(dpuset, found.unselected)
+        if (found.unlabelled or found.swept or found.outdated) and not error:
+            error = self._roll_out(dpuset, found, view)
         if error:
             return Result(error=error)
         self._count(dpuset, found.phases)
@@ -173,10 +178,17 @@ class DpuSetReconciler:
     def _count(self, dpuset: DpuSet, counts: dict[str, int]) -> None:
         """Patch the statistics where they differ."""
         old = dpuset.status.dpu_statistics if dpuset.status is not None else {}
-        changes: dict[str, Any] = {phase: n for phase, n in counts.items() if old.get(phase) != n}
-        changes |= {phase: None for phase in old if phase not in counts}
-        if changes:
-            self.kube.patch(DpuSet, dpuset.key, {"status": {"dpuStatistics": changes}}, status=True)
+        if counts == old:
+            return
+        changes: dict[str, Any] = {}
+        for phase, n in counts.items():
+            if old.get(phase) != n:
+                changes[phase] = n
+        for phase in old:
+            if phase not in counts:
+                changes[phase] = None
+        merge = {phase: changes[phase] for phase in sorted(changes)}
+        self.kube.patch(DpuSet, dpuset.key, {"status": {"dpuStatistics": merge}}, status=True)
 
 
 def _budget(dpuset: DpuSet, total: int) -> int | None:
