@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from twin.backends.base import KubeReader
-from twin.model.meta import Key
+from twin.model.meta import Key, new_key
 from twin.model.provisioning import Dpu, DpuCluster, Phase
 from twin.runtime.memory import Memory
 
@@ -53,8 +53,12 @@ class Allocator:
     def learn(self, dpu: Dpu) -> None:
         """Count a DPU that has a cluster already, ours or a user's choice; that cluster's limit is not looked at."""
         ref = dpu.spec.cluster
-        if ref.name and (dpu.status is None or dpu.status.phase != Phase.DELETING):
-            self.take(Key(ref.namespace, ref.name), dpu.key)
+        if not ref.name:
+            return
+        cluster, key = new_key(Key, (ref.namespace, ref.name)), dpu.key
+        counted = self._dpus.get(cluster)
+        if (counted is None or key not in counted) and (dpu.status is None or dpu.status.phase != Phase.DELETING):
+            self.take(cluster, key)
 
     def release(self, dpu: Dpu, memory: Memory) -> None:
         """The DPU leaves: its place is free."""

@@ -43,7 +43,10 @@ def _sets_naming(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]
 
 
 def _labels_changed(old: Object | None, new: Object | None) -> bool:
-    return old is None or new is None or old.metadata.labels != new.metadata.labels
+    if old is None or new is None:
+        return True
+    was, now = old.metadata.labels, new.metadata.labels
+    return was is not now and was != now
 
 
 @dataclass(frozen=True)
