@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import ClassVar, Final
 
 from twin.backends.base import ApiError, Dms, DmsTarget, KubeApi, NotFound, RpcError, Settings
@@ -75,7 +76,7 @@ class DpuNodeReconciler:
 
     name: ClassVar[str] = "dpunode"
     watches: ClassVar[tuple[Watch, ...]] = (
-        Watch(DpuNode), Watch(Node, _of_node, _labels_changed), Watch(Dpu, _of_dpu))
+        Watch(DpuNode), Watch(Node, _of_node, _labels_changed), Watch(Dpu, _of_dpu, by=attrgetter("spec")))
 
     @classmethod
     def make(cls, backends: Backends) -> DpuNodeReconciler:

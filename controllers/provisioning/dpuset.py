@@ -25,7 +25,7 @@ from twin.model.provisioning import (
 )
 from twin.model.rollout import max_unavailable as max_unavailable
 from twin.runtime.backends import Backends
-from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
+from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key, owners
 
 THROTTLE: Final = "throttle-initial-create"
 WATCH_NODES: Final = "dpuset-watches-dpunodes"
@@ -65,7 +65,7 @@ class DpuSetReconciler:
     def watches(self) -> tuple[Watch, ...]:
         # upstream: dpuset-blind-to-dpunodes
         nodes = (Watch(DpuNode, _every_set, _labels_changed, alike=True),) if WATCH_NODES in self.policies else ()
-        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet)), Watch(DpuDevice, _every_set, alike=True),
+        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), by=owners), Watch(DpuDevice, _every_set, alike=True),
                 Watch(DpuFlavor, _sets_naming), *nodes)
 
     def reconcile(self, ctx: Context, key: Key) -> Result:

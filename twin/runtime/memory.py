@@ -46,10 +46,10 @@ class Memory:
 
     def get(self, cls: type[M]) -> M:
         """The process-wide value of this class, made on first use."""
-        if cls not in self._values:
-            self._values[cls] = cls()
-        value: M = self._values[cls]
-        return value
+        found: M | None = self._values.get(cls)
+        if found is None:
+            found = self._values[cls] = cls()
+        return found
 
     def task(self, token: Hashable) -> Task | None:
         self.read(token)

@@ -48,8 +48,7 @@ class Informer:
         self.readers: dict[Any, dict[Any, None]] = {}
         """Tokens: a key, None (a list of all), or (label, value)."""
         self.by_label: dict[str, dict[str, dict[Key, Object]]] = {}
-        self.watchers: list[tuple[Queue, Reconciler, Mapper | None, Predicate | None, bool]] = []
-        """Queue, and of the watch: `to`, `when`, `alike`."""
+        self.watchers: list[tuple[Queue, Reconciler, Watch]] = []
         self.views: list[View] = []
 
     def labelled(self, label: str, value: str) -> dict[Key, Object]:
@@ -85,7 +84,7 @@ class Cache:
     def watch(self, runner: Queue, reconciler: Reconciler, watch: Watch) -> None:
         """Wake this controller from now on, and once for every object there is."""
         informer = self.informer(watch.kind)
-        informer.watchers.append((runner, reconciler, watch.to, watch.when, watch.alike))
+        informer.watchers.append((runner, reconciler, watch))
         for key, obj in list(informer.objects.items()):
             if watch.when is not None and not watch.when(None, obj):
                 continue
@@ -113,8 +112,8 @@ class Cache:
     def resync(self) -> None:
         """The periodic resync: every watched object wakes its controllers again."""
         for informer in list(self._informers.values()):
-            for runner, reconciler, to, when, alike in informer.watchers:
-                runner.add_all(_mapped(informer.objects, reconciler, to, when, alike))
+            for runner, reconciler, watch in informer.watchers:
+                runner.add_all(_mapped(informer.objects, reconciler, watch.to, watch.when, watch.alike))
 
     def relist(self) -> None:
         """The watch was lost: list again and deliver the difference, as a reflector does."""
@@ -161,15 +160,19 @@ class Cache:
             for token in view.observe(old, new):
                 touch(self.view_readers, token)
         for _ in _TWICE if self.twice else _ONCE:
-            for runner, reconciler, to, when, _ in informer.watchers:
+            for runner, reconciler, watch in informer.watchers:
+                when, to = watch.when, watch.to
                 if when is not None and not when(old, new):
                     continue
                 if to is None:
                     runner.add(key)
                     continue
+                by = watch.by
                 if new is not None:
                     for woken in to(reconciler, new):
                         runner.add(woken)
+                    if by is not None and old is not None and by(old) is by(new):
+                        continue
                 if old is not None and old is not new:
                     for woken in to(reconciler, old):
                         runner.add(woken)
