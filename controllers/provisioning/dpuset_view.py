@@ -203,9 +203,13 @@ class SetDigest:
         if was == now:
             return False
         if was[1:] == now[1:]:  # the usual change: on to another phase
-            self._tally(was.phase, -1)
-            self._tally(now.phase, 1)
             self._facts[name] = now
+            phases, left, reached = self.phases, was[0], now[0]
+            phases[reached] = phases.get(reached, 0) + 1
+            if phases[left] > 1:
+                phases[left] -= 1
+            else:
+                del phases[left]
         else:
             self._subtract(name)
             self._add(name, now)
