@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from controllers.provisioning.dpuset_view import DpuSetView, Look, seeded
 from twin.backends.base import AlreadyExists, ApiError, KubeApi, NotFound
-from twin.model.meta import Key, Object, ObjectMeta, replace, strip_finalizer
+from twin.model.meta import Key, Object, ObjectMeta, new_key, replace, strip_finalizer
 from twin.model.names import Finalizer, Label
 from twin.model.provisioning import (
     Dpu,
@@ -136,18 +136,18 @@ class DpuSetReconciler:
 
     def _delete(self, dpuset: DpuSet, which: Iterable[Dpu]) -> str:
         """Delete these DPUs, those that are going already too."""
+        kube, once = self.kube, DELETE_ONCE in self.policies
         for dpu in which:
-            if dpu.deleting and DELETE_ONCE in self.policies:
+            meta = dpu.metadata
+            if once and meta.deletion_timestamp:
                 continue
             # upstream: deletes-again. Each pass repeats the deletion and announces it until the DPU has gone.
             try:
-                self.kube.delete(Dpu, dpu.key)
+                kube.delete(Dpu, new_key(Key, (meta.namespace, meta.name)))
             except ApiError as error:
-                text = f"Failed to delete DPU: ({dpu.key}) from node {dpu.spec.dpu_node_name}"
-                self.kube.event(dpuset, "Normal", "FailedDelete", text)
+                kube.event(dpuset, "Normal", "FailedDelete", f"Failed to delete DPU: {_place(dpu)}")
                 return str(error)
-            self.kube.event(dpuset, "Normal", "SuccessfulDelete",
-                            f"Delete DPU: ({dpu.key}) from node {dpu.spec.dpu_node_name}")
+            kube.event(dpuset, "Normal", "SuccessfulDelete", f"Delete DPU: {_place(dpu)}")
         return ""
 
     def _roll_out(self, dpuset: DpuSet, found: Look, view: DpuSetView) -> str:
@@ -192,6 +192,11 @@ class DpuSetReconciler:
                 changes[phase] = None
         merge = {phase: changes[phase] for phase in sorted(changes)}
         self.kube.patch(DpuSet, dpuset.key, {"status": {"dpuStatistics": merge}}, status=True)
+
+
+def _place(dpu: Dpu) -> str:
+    meta = dpu.metadata
+    return f"({meta.namespace}/{meta.name}) from node {dpu.spec.dpu_node_name}"
 
 
 def _budget(dpuset: DpuSet, total: int) -> int | None:
