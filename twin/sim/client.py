@@ -325,14 +325,18 @@ class SimKube:
             manifest, manager, by, at, force=force)))
 
     def delete(self, kind: type[T], key: Key, *, propagation: str = "Background", uid: str = "") -> None:
-        self._write("delete", "Delete", (kind, key), lambda by, at: self._server.delete(
-            kind, key, by, at, propagation=propagation, uid=uid))
+        what = (kind, key)
+        if propagation == "Background" and not uid:
+            self._write("delete", "Delete", what, self._server.delete, what)
+        else:
+            self._write("delete", "Delete", what, lambda by, at: self._server.delete(
+                kind, key, by, at, propagation=propagation, uid=uid))
 
     def event(self, about: Object, type_: str, reason: str, message: str) -> None:
         # Recorders send from a background queue: the pass pays nothing. Skipping it would lose the event, though.
-        self._meter.effects += 1
-        self._server.record_event(about, type_, reason, message, self._meter.controller,
-                                  self._server.env.now + self._meter.cost_ns)
+        meter, server = self._meter, self._server
+        meter.effects += 1
+        server.record_event(about, type_, reason, message, meter.controller, server.env._now + meter.cost_ns)
 
     # --- inside
 
