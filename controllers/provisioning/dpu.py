@@ -56,7 +56,7 @@ class DpuReconciler:
     watches: ClassVar[tuple[Watch, ...]] = (
         Watch(Dpu),
         Watch(DpuCluster, to=_waiting_for_a_cluster, when=_is_ready, alike=True),
-        Watch(DpuNode, to=_of_dpu_node, when=_annotations_changed),
+        Watch(DpuNode, to=_of_dpu_node, when=_annotations_changed, unchanged=False),
     )
 
     @classmethod

@@ -76,7 +76,8 @@ class DpuNodeReconciler:
 
     name: ClassVar[str] = "dpunode"
     watches: ClassVar[tuple[Watch, ...]] = (
-        Watch(DpuNode), Watch(Node, _of_node, _labels_changed), Watch(Dpu, _of_dpu, by=attrgetter("spec")))
+        Watch(DpuNode), Watch(Node, _of_node, _labels_changed, unchanged=False),
+        Watch(Dpu, _of_dpu, by=attrgetter("spec")))
 
     @classmethod
     def make(cls, backends: Backends) -> DpuNodeReconciler:

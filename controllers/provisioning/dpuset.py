@@ -64,9 +64,11 @@ class DpuSetReconciler:
     @property
     def watches(self) -> tuple[Watch, ...]:
         # upstream: dpuset-blind-to-dpunodes
-        nodes = (Watch(DpuNode, _every_set, _labels_changed, alike=True),) if WATCH_NODES in self.policies else ()
-        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), by=owners), Watch(DpuDevice, _every_set, alike=True),
-                Watch(DpuFlavor, _sets_naming), *nodes)
+        watched = (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), by=owners), Watch(DpuDevice, _every_set, alike=True),
+                   Watch(DpuFlavor, _sets_naming))
+        if WATCH_NODES not in self.policies:
+            return watched
+        return (*watched, Watch(DpuNode, _every_set, _labels_changed, alike=True, unchanged=False))
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         dpuset = self.kube.get(DpuSet, key)

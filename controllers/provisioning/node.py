@@ -51,8 +51,8 @@ class NodeReconciler:
 
     @property
     def watches(self) -> tuple[Watch, ...]:
-        pods = (Watch(Pod, _host_of, _gone),) if SELF_HEAL in self.policies else ()
-        return (Watch(Node, when=_relevant), *pods)
+        pods = (Watch(Pod, _host_of, _gone, unchanged=False),) if SELF_HEAL in self.policies else ()
+        return (Watch(Node, when=_relevant, unchanged=True), *pods)
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         node = self.kube.get(Node, key)

@@ -49,6 +49,8 @@ class Watch:
     when: Predicate | None = None
     alike: bool = False
     """`to` gives the same keys whichever object changed: after a resync one question is enough."""
+    unchanged: bool | None = None
+    """What `when` says of any object that did not change: after a resync it need not be asked. None: ask it."""
     by: Callable[[Object], object] | None = None
     """The part of an object that `to` looks at. While it stays the same, so do the keys, and the old version needs no
     question of its own."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 from twin.backends.base import ASKED_FOR_CREDENTIALS, ApiError, Unavailable, View
 from twin.model.kinds import KINDS
 from twin.model.meta import Key, Object
-from twin.runtime.reconcile import Mapper, Predicate, Reconciler, Watch
+from twin.runtime.reconcile import Reconciler, Watch
 from twin.sim.clock import SECOND
 from twin.sim.kube import ApiServer, Resource
 from twin.sim.runner import Meter, touch
@@ -113,7 +113,7 @@ class Cache:
         """The periodic resync: every watched object wakes its controllers again."""
         for informer in list(self._informers.values()):
             for runner, reconciler, watch in informer.watchers:
-                runner.add_all(_mapped(informer.objects, reconciler, watch.to, watch.when, watch.alike))
+                runner.add_all(_mapped(informer.objects, reconciler, watch))
 
     def relist(self) -> None:
         """The watch was lost: list again and deliver the difference, as a reflector does."""
@@ -196,9 +196,11 @@ _ONCE: Final = (0,)
 _TWICE: Final = (0, 0)
 
 
-def _mapped(objects: Mapping[Key, Object], reconciler: Reconciler, to: Mapper | None, when: Predicate | None,
-            alike: bool) -> Iterable[Key]:
+def _mapped(objects: Mapping[Key, Object], reconciler: Reconciler, watch: Watch) -> Iterable[Key]:
     """The keys that these objects wake when nothing about them changed, each once."""
+    if watch.unchanged is False:
+        return ()
+    to, when = watch.to, None if watch.unchanged else watch.when
     if to is None:
         return list(objects) if when is None else [key for key, obj in objects.items() if when(obj, obj)]
     found: dict[Key, None] = {}
@@ -206,7 +208,7 @@ def _mapped(objects: Mapping[Key, Object], reconciler: Reconciler, to: Mapper | 
         if when is None or when(obj, obj):
             for woken in to(reconciler, obj):
                 found[woken] = None
-            if alike:
+            if watch.alike:
                 break
     return found
 
