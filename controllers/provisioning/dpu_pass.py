@@ -64,10 +64,13 @@ class Pass:
             raise Unmet(missing, not_found(kind, key.name))
         return found
 
+    def beside(self, name: str) -> Key:
+        """The key of what has this name in the DPU's namespace."""
+        return new_key(Key, (self.key.namespace, name))
+
     def node(self) -> DpuNode:
         """The DPU's DPUNode, in the DPU's namespace."""
-        key = new_key(Key, (self.key.namespace, self.dpu.spec.dpu_node_name))
-        return self.find(DpuNode, key, "DPUNodeNotFound", "GetDPUNodeError")
+        return self.find(DpuNode, self.beside(self.dpu.spec.dpu_node_name), "DPUNodeNotFound", "GetDPUNodeError")
 
     def passed(self, phase: str, reason: str = "", message: str = "") -> DpuStatus:
         """The phase is done: its condition True, on to `phase`. Without a reason, the reason is the type."""

@@ -241,12 +241,20 @@ def _with_conditions(status: DpuNodeStatus, conditions: Conditions) -> DpuNodeSt
 
 def device_labels(node: str, spec: DpuDeviceSpec) -> dict[str, str]:
     """What a device's fields become as labels; absent fields give none."""
-    found: dict[str, object] = {
-        Label.DPUNODE_NAME: node, Label.DEVICE_PCI_ADDRESS: spec.pci_address, Label.DEVICE_PSID: spec.psid,
-        Label.DEVICE_OPN: spec.opn, Label.DEVICE_BMC_IP: spec.bmc_ip, Label.DEVICE_NUM_OF_PFS: spec.number_of_pfs,
-        Label.DEVICE_PF0_NAME: spec.pf0_name,
-    }
-    return {label: str(value) for label, value in found.items() if value is not None}
+    labels = {Label.DPUNODE_NAME: node}
+    if spec.pci_address is not None:
+        labels[Label.DEVICE_PCI_ADDRESS] = spec.pci_address
+    if spec.psid is not None:
+        labels[Label.DEVICE_PSID] = spec.psid
+    if spec.opn is not None:
+        labels[Label.DEVICE_OPN] = spec.opn
+    if spec.bmc_ip is not None:
+        labels[Label.DEVICE_BMC_IP] = spec.bmc_ip
+    if spec.number_of_pfs is not None:
+        labels[Label.DEVICE_NUM_OF_PFS] = str(spec.number_of_pfs)
+    if spec.pf0_name is not None:
+        labels[Label.DEVICE_PF0_NAME] = spec.pf0_name
+    return labels
 
 
 def _preflight_failure(pod: Pod) -> str:

@@ -154,13 +154,14 @@ def _files(files: Sequence[ConfigFile]) -> str:
 # --- reading, as the DPU does
 
 _JOIN: Final = re.compile(r"kubeadm join (\S+) --token ([a-z0-9.]+)")
-_HOSTNAME: Final = re.compile(r"^hostname: (\S+)$", re.MULTILINE)
+_HOSTNAME: Final = re.compile(r"\nhostname: (\S+)$", re.MULTILINE)
+"""A pattern that begins with fixed text is looked for many times as fast as one that begins with `^`."""
 
 
 def read(content: bytes) -> Config:
     """What the installed OS does with this bf.cfg. What is not in it (a custom template) is absent in the answer."""
     text = content.decode(errors="replace")
-    hostname, join = _HOSTNAME.search(text), _JOIN.search(text)
+    hostname, join = _HOSTNAME.search("\n" + text), _JOIN.search(text)
     name = hostname[1] if hostname else ""
     server, token = join.groups() if join else ("", "")
     # What is left without the DPU's own values is the same for a whole fleet: read it once.
