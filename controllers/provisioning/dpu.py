@@ -74,7 +74,7 @@ class DpuReconciler:
             b.kube.update(replace(dpu, metadata=replace(meta, finalizers=(*meta.finalizers, Finalizer.DPU))))
             return DONE
         if dpu.spec.cluster.name:
-            b.memory.get(Allocator).learn(dpu)
+            b.memory.get(Allocator).learn(key, dpu)
         status = dpu.status if dpu.status is not None else NEW
         row = PHASES.get(status.phase or Phase.INITIALIZING)
         if row is None:
