@@ -94,7 +94,7 @@ class DpuNodeReconciler:
                 if node is None:
                     return self._host_gone(dpunode)
                 break
-        if dpunode.deleting:
+        if dpunode.metadata.deletion_timestamp:
             return DONE
         if node is not None:
             dpunode = self._merge(dpunode, node)

@@ -74,7 +74,7 @@ class DpuSetReconciler:
         dpuset = self.kube.get(DpuSet, key)
         if dpuset is None:
             return DONE
-        if dpuset.deleting:
+        if dpuset.metadata.deletion_timestamp:
             return self._release(dpuset)
         if Finalizer.DPUSET not in dpuset.metadata.finalizers:
             finalizers = (*dpuset.metadata.finalizers, Finalizer.DPUSET)
@@ -94,7 +94,7 @@ class DpuSetReconciler:
             error = self._roll_out(dpuset, found, view)
         if error:
             return Result(error=error)
-        self._count(dpuset, found.phases)
+        self._count(key, dpuset, found.phases)
         return DONE
 
     # --- steps: each returns '' or the error that ends the pass
@@ -180,7 +180,7 @@ class DpuSetReconciler:
         for dpu in which:
             self.kube.patch(Dpu, dpu.key, {"spec": {"cluster": {"nodeLabels": dict(wanted)}}})
 
-    def _count(self, dpuset: DpuSet, counts: dict[str, int]) -> None:
+    def _count(self, key: Key, dpuset: DpuSet, counts: dict[str, int]) -> None:
         """Patch the statistics where they differ."""
         old = dpuset.status.dpu_statistics if dpuset.status is not None else {}
         if counts == old:
@@ -192,8 +192,7 @@ class DpuSetReconciler:
         for phase in old:
             if phase not in counts:
                 changes[phase] = None
-        merge = {phase: changes[phase] for phase in sorted(changes)}
-        self.kube.patch(DpuSet, dpuset.key, {"status": {"dpuStatistics": merge}}, status=True)
+        self.kube.patch(DpuSet, key, {"status": {"dpuStatistics": dict(sorted(changes.items()))}}, status=True)
 
 
 def _place(dpu: Dpu) -> str:
