@@ -67,6 +67,10 @@ def _of_dpu(_: DpuNodeReconciler, dpu: Object) -> Iterable[Key]:
     return (new_key(Key, (dpu.metadata.namespace, dpu.spec.dpu_node_name)),)  # type: ignore[attr-defined]
 
 
+def _of_dpus(dpus: Iterable[Dpu]) -> Iterable[Key]:
+    return {new_key(Key, (dpu.metadata.namespace, dpu.spec.dpu_node_name)): None for dpu in dpus}
+
+
 @dataclass(frozen=True)
 class DpuNodeReconciler:
     kube: KubeApi
@@ -77,7 +81,7 @@ class DpuNodeReconciler:
     name: ClassVar[str] = "dpunode"
     watches: ClassVar[tuple[Watch, ...]] = (
         Watch(DpuNode), Watch(Node, _of_node, _labels_changed, unchanged=False),
-        Watch(Dpu, _of_dpu, by=attrgetter("spec")))
+        Watch(Dpu, _of_dpu, every=_of_dpus, by=attrgetter("spec")))
 
     @classmethod
     def make(cls, backends: Backends) -> DpuNodeReconciler:

@@ -25,7 +25,7 @@ from twin.model.provisioning import (
 )
 from twin.model.rollout import max_unavailable as max_unavailable
 from twin.runtime.backends import Backends
-from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key, owners
+from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key, owner_keys, owners
 
 THROTTLE: Final = "throttle-initial-create"
 WATCH_NODES: Final = "dpuset-watches-dpunodes"
@@ -64,8 +64,8 @@ class DpuSetReconciler:
     @property
     def watches(self) -> tuple[Watch, ...]:
         # upstream: dpuset-blind-to-dpunodes
-        watched = (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), by=owners), Watch(DpuDevice, _every_set, alike=True),
-                   Watch(DpuFlavor, _sets_naming))
+        watched = (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), every=owner_keys(DpuSet), by=owners),
+                   Watch(DpuDevice, _every_set, alike=True), Watch(DpuFlavor, _sets_naming))
         if WATCH_NODES not in self.policies:
             return watched
         return (*watched, Watch(DpuNode, _every_set, _labels_changed, alike=True, unchanged=False))

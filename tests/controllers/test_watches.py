@@ -65,5 +65,18 @@ def test_versions_with_the_same_part_wake_the_same_keys(reconciler: Reconciler, 
     assert len(same) >= 6
 
 
+@named([(r, w) for r, w in WATCHES if w.every is not None])
+def test_the_keys_of_all_objects_together_are_those_of_each_in_its_turn(reconciler: Reconciler, watch: Watch) -> None:
+    assert watch.every is not None
+    assert watch.to is not None
+    dpus = dpu_versions()
+    elsewhere = [replace(dpu, metadata=replace(dpu.metadata, namespace="elsewhere")) for dpu in dpus]
+    mixed = [d for pair in zip(dpus, elsewhere, strict=True) for d in pair]
+    for objects in ([], dpus, dpus[::-1], elsewhere + dpus, mixed):
+        assert list(watch.every(objects)) == list(dict.fromkeys(k for o in objects for k in watch.to(reconciler, o)))
+
+
 def test_the_promises_are_checked_for_every_controller_that_makes_them() -> None:
-    assert {(r.name, w.kind.KIND) for r, w in WATCHES if w.by is not None} == {("dpuset", "DPU"), ("dpunode", "DPU")}
+    for promise in ("by", "every"):
+        assert {(r.name, w.kind.KIND) for r, w in WATCHES if getattr(w, promise) is not None} == {
+            ("dpuset", "DPU"), ("dpunode", "DPU")}

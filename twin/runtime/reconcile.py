@@ -51,6 +51,8 @@ class Watch:
     """`to` gives the same keys whichever object changed: after a resync one question is enough."""
     unchanged: bool | None = None
     """What `when` says of any object that did not change: after a resync it need not be asked. None: ask it."""
+    every: Callable[[Iterable[Any]], Iterable[Key]] | None = None
+    """What `to` makes of all these objects, each key once and in the order of its first object: a resync asks this."""
     by: Callable[[Object], object] | None = None
     """The part of an object that `to` looks at. While it stays the same, so do the keys, and the old version needs no
     question of its own."""
@@ -114,6 +116,26 @@ def owner_key(kind: type[Object]) -> Mapper:
         return ()
 
     return to
+
+
+def owner_keys(kind: type[Object]) -> Callable[[Iterable[Object]], Iterable[Key]]:
+    """`owner_key` of many objects (`Watch.every`)."""
+    name, namespaced = kind.KIND, kind.NAMESPACED
+
+    def every(objects: Iterable[Object]) -> Iterable[Key]:
+        found: dict[Key, None] = {}
+        owner = space = ""
+        for obj in objects:
+            meta = obj.metadata
+            for ref in meta.owner_references:
+                if ref.controller and ref.kind == name:
+                    if ref.name != owner or meta.namespace != space:  # neighbours often have one owner
+                        owner, space = ref.name, meta.namespace
+                        found[new_key(Key, (space if namespaced else "", owner))] = None
+                    break
+        return found
+
+    return every
 
 
 @dataclass(frozen=True, slots=True)

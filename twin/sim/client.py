@@ -203,6 +203,8 @@ def _mapped(objects: Mapping[Key, Object], reconciler: Reconciler, watch: Watch)
     to, when = watch.to, None if watch.unchanged else watch.when
     if to is None:
         return list(objects) if when is None else [key for key, obj in objects.items() if when(obj, obj)]
+    if watch.every is not None and when is None:
+        return watch.every(objects.values())
     found: dict[Key, None] = {}
     for obj in list(objects.values()):
         if when is None or when(obj, obj):
