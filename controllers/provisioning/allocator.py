@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twin.backends.base import KubeReader
 from twin.model.meta import Key
-from twin.model.provisioning import Dpu, DpuCluster, Phase
+from twin.model.provisioning import Dpu, DpuCluster, DpuClusterRef, Phase
 from twin.runtime.memory import Memory
 
 DEFAULT_MAX_NODES = 1000
@@ -22,6 +22,8 @@ class Allocator:
 
     def __init__(self) -> None:
         self._dpus: dict[Key, dict[Key, None]] = {}
+        self._learnt: dict[Key, DpuClusterRef] = {}
+        """The reference that a DPU was counted for last: while it has that one, there is nothing to learn of it."""
         self._synced = False
 
     def choose(self, kube: KubeReader, memory: Memory, *, spill: bool = False) -> DpuCluster:
@@ -32,7 +34,7 @@ class Allocator:
         """
         if not self._synced:
             for dpu in kube.list(Dpu):
-                self.learn(dpu)
+                self.learn(dpu.key, dpu)
             self._synced = True
         memory.read(TOKEN)
         clusters = sorted(kube.list(DpuCluster), key=_by_name)
@@ -50,20 +52,25 @@ class Allocator:
         """Count the DPU against the cluster."""
         self._dpus.setdefault(cluster, {})[dpu] = None
 
-    def learn(self, dpu: Dpu) -> None:
+    def learn(self, key: Key, dpu: Dpu) -> None:
         """Count a DPU that has a cluster already, ours or a user's choice; that cluster's limit is not looked at."""
         ref = dpu.spec.cluster
+        if self._learnt.get(key) is ref:
+            return
         if ref.name and (dpu.status is None or dpu.status.phase != Phase.DELETING):
-            self.take(Key(ref.namespace, ref.name), dpu.key)
+            self.take(Key(ref.namespace, ref.name), key)
+            self._learnt[key] = ref
 
     def release(self, dpu: Dpu, memory: Memory) -> None:
         """The DPU leaves: its place is free."""
-        ref = dpu.spec.cluster
-        if self._dpus.get(Key(ref.namespace, ref.name), {}).pop(dpu.key, "absent") is None:
+        ref, key = dpu.spec.cluster, dpu.key
+        self._learnt.pop(key, None)
+        if self._dpus.get(Key(ref.namespace, ref.name), {}).pop(key, "absent") is None:
             memory.touched(TOKEN)
 
     def forget_cluster(self, cluster: Key, memory: Memory) -> None:
         """The DPUCluster is gone, with its count."""
+        self._learnt.clear()
         if self._dpus.pop(cluster, None) is not None:
             memory.touched(TOKEN)
 

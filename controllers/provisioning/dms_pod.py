@@ -20,6 +20,16 @@ STATE_DIR: Final = "/var/lib/dpf/dms"
 PROBE: Final = {"exec": {"command": ["mountpoint", "-q", "/bfb"]}, "timeoutSeconds": 1, "periodSeconds": 10,
                 "failureThreshold": 30}
 
+PRIVILEGED: Final = {"privileged": True}
+MOUNTS: Final[list[dict[str, Any]]] = [
+    {"name": "server-secret", "mountPath": f"{CONFIG_DIR}/certs", "readOnly": True},
+    {"name": "bfb", "mountPath": "/bfb"},
+    {"name": "dev", "mountPath": "/dev"},
+    {"name": "sys", "mountPath": "/sys"},
+    {"name": "dms-config", "mountPath": CONFIG_DIR},
+    {"name": "dms-state", "mountPath": STATE_DIR},
+]
+
 TOLERATIONS: Final[tuple[dict[str, str], ...]] = (
     {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"},
     {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoSchedule"},
@@ -103,14 +113,6 @@ def _container(name: str, settings: Settings, arguments: list[str], more: dict[s
                ) -> dict[str, Any]:
     return {
         "name": name, "image": settings.dms_image, "command": [f"/usr/local/bin/{name}"], "args": arguments,
-        "securityContext": {"privileged": True},
-        "volumeMounts": [
-            {"name": "server-secret", "mountPath": f"{CONFIG_DIR}/certs", "readOnly": True},
-            {"name": "bfb", "mountPath": "/bfb"},
-            {"name": "dev", "mountPath": "/dev"},
-            {"name": "sys", "mountPath": "/sys"},
-            {"name": "dms-config", "mountPath": CONFIG_DIR},
-            {"name": "dms-state", "mountPath": STATE_DIR},
-        ],
+        "securityContext": PRIVILEGED, "volumeMounts": MOUNTS,
         **(more or {}),
     }

@@ -29,7 +29,10 @@ def _is_ready(_: Object | None, cluster: Object | None) -> bool:
 
 
 def _annotations_changed(old: Object | None, new: Object | None) -> bool:
-    return old is not None and new is not None and old.metadata.annotations != new.metadata.annotations
+    if old is None or new is None:
+        return False
+    was, now = old.metadata.annotations, new.metadata.annotations
+    return was is not now and was != now
 
 
 def _waiting_for_a_cluster(me: DpuReconciler, _: Object) -> Iterable[Key]:
@@ -46,6 +49,8 @@ class DpuReconciler:
     """Drives the DPUs of an installation."""
 
     backends: Backends
+    again: Result
+    """Nothing has changed: look again later."""
 
     name: ClassVar[str] = "dpu"
     watches: ClassVar[tuple[Watch, ...]] = (
@@ -56,7 +61,7 @@ class DpuReconciler:
 
     @classmethod
     def make(cls, backends: Backends) -> DpuReconciler:
-        return cls(backends)
+        return cls(backends, Result(requeue_after_s=backends.settings.requeue_s))
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         """Raises: ApiError (the runner backs off)."""
@@ -69,7 +74,7 @@ class DpuReconciler:
             b.kube.update(replace(dpu, metadata=replace(meta, finalizers=(*meta.finalizers, Finalizer.DPU))))
             return DONE
         if dpu.spec.cluster.name:
-            b.memory.get(Allocator).learn(dpu)
+            b.memory.get(Allocator).learn(key, dpu)
         status = dpu.status if dpu.status is not None else NEW
         row = PHASES.get(status.phase or Phase.INITIALIZING)
         if row is None:
@@ -98,4 +103,4 @@ class DpuReconciler:
             return Result(error=error) if error else DONE
         if before.phase == Phase.ERROR:
             return Result(error=error) if error else DONE
-        return Result(requeue_after_s=self.backends.settings.requeue_s)
+        return self.again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import lru_cache
 
 from controllers.provisioning.dpu_pass import not_found
 from twin.backends.base import KubeApi, KubeReader
@@ -34,7 +35,13 @@ def kubeconfig_of(kube: KubeReader, cluster: DpuCluster) -> tuple[str, str]:
     data = secret.data.get(KUBECONFIG_KEY)
     if data is None:
         raise ValueError(f"secret {key} not in the expected format: data.{KUBECONFIG_KEY} not found")
-    return base64.b64decode(data).decode(), secret.metadata.resource_version
+    return _decoded(data), secret.metadata.resource_version
+
+
+@lru_cache(maxsize=256)
+def _decoded(data: str) -> str:
+    """One text for one Secret: what is made of it is found again by it (`join_command.endpoint`)."""
+    return base64.b64decode(data).decode()
 
 
 def cluster_client(b: Backends, kube: KubeReader, cluster: DpuCluster, controller: str) -> KubeApi:

@@ -10,7 +10,6 @@ from twin.backends.base import ApiError
 from twin.model import bfcfg
 from twin.model import dms_commands as commands
 from twin.model.core import DpfOperatorConfig
-from twin.model.meta import Key
 from twin.model.provisioning import Dpu, DpuFlavor, DpuStatus, Phase
 from twin.runtime.backends import Backends
 from twin.runtime.memory import TaskBody
@@ -18,7 +17,7 @@ from twin.runtime.memory import TaskBody
 
 def host_network_configuration(p: Pass) -> DpuStatus:
     """VFs, bridge and MTU on the host; the DPU cannot join before this is done."""
-    flavor = p.find(DpuFlavor, Key(p.key.namespace, p.dpu.spec.dpu_flavor), "DPUFlavorNotFound", "GetDPUFlavorError")
+    flavor = p.find(DpuFlavor, p.beside(p.dpu.spec.dpu_flavor), "DPUFlavorNotFound", "GetDPUFlavorError")
     pci = p.dpu.spec.pci_address
     if pci is None:
         raise Unmet("GetPCIAddrFromDPUError", f"PCI address of DPU {p.key} is not set")

@@ -45,7 +45,7 @@ def os_installing(p: Pass) -> DpuStatus:
         if dpu_tasks.running(p, OS_INSTALL):
             return p.status
         return p.to(Phase.DELETING)
-    bfb = p.find(Bfb, Key(p.key.namespace, p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
+    bfb = p.find(Bfb, p.beside(p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
     try:
         if not dpu_tasks.attempt(p, OS_INSTALL, lambda attempt: install(p.b, p.dpu, bfb, attempt)):
             return p.status

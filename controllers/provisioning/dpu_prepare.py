@@ -23,7 +23,7 @@ def initializing(p: Pass) -> DpuStatus:
     spec, status = p.dpu.spec, p.status
     node = p.node()
     _protect(p, node)
-    p.find(DpuDevice, Key(p.key.namespace, spec.dpu_device_name), "DPUDeviceNotFound", "GetDPUDeviceError")
+    p.find(DpuDevice, p.beside(spec.dpu_device_name), "DPUDeviceNotFound", "GetDPUDeviceError")
     if Label.OOB_BRIDGE not in node.metadata.labels:
         raise Unmet("DPUOOBBridgeNotConfigured", "DPU OOB bridge is not configured")
     interface = node.status.dpu_install_interface if node.status is not None else ""
@@ -77,7 +77,7 @@ def _allocate(p: Pass) -> None:
 
 def pending(p: Pass) -> DpuStatus:
     """Wait for the BFB."""
-    bfb = p.find(Bfb, Key(p.key.namespace, p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
+    bfb = p.find(Bfb, p.beside(p.dpu.spec.bfb), "BFBNotFound", "GetBFBError")
     if bfb.status is None or bfb.status.phase != "Ready":
         raise Unmet("BFBIsNotReady", "BFB is not ready")
     return replace(p.passed(Phase.NODE_EFFECT), bfb_file=f"/bfb/{bfb.status.file_name}")
@@ -134,4 +134,4 @@ def config_fw_parameters(p: Pass) -> DpuStatus:
 
 
 def _flavor(p: Pass, missing: str, failed: str) -> DpuFlavor:
-    return p.find(DpuFlavor, Key(p.key.namespace, p.dpu.spec.dpu_flavor), missing, failed)
+    return p.find(DpuFlavor, p.beside(p.dpu.spec.dpu_flavor), missing, failed)

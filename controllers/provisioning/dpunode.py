@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import ClassVar, Final
 
 from twin.backends.base import ApiError, Dms, DmsTarget, KubeApi, NotFound, RpcError, Settings
@@ -26,6 +27,8 @@ from twin.model.names import Finalizer, Label, dms_pod
 from twin.model.provisioning import Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeStatus
 from twin.runtime.backends import Backends
 from twin.runtime.reconcile import DONE, Context, Result, Watch
+
+NEW: Final = DpuNodeStatus()
 
 LABELS_PER_DEVICE: Final = "dpudevice-labels-per-device"
 RECHECK_DMS: Final = "dpunode-rechecks-dms"
@@ -47,12 +50,15 @@ class Stop(Exception):
 
 
 def _labels_changed(old: Object | None, new: Object | None) -> bool:
-    return old is None or new is None or old.metadata.labels != new.metadata.labels
+    if old is None or new is None:
+        return True
+    was, now = old.metadata.labels, new.metadata.labels
+    return was is not now and was != now
 
 
 def _of_node(reconciler: DpuNodeReconciler, node: Object) -> Iterable[Key]:
     """The DPUNodes whose kubeNodeRef is this Node."""
-    key = Key(reconciler.settings.namespace, node.metadata.name)
+    key = new_key(Key, (reconciler.settings.namespace, node.metadata.name))
     found = reconciler.kube.get(DpuNode, key)
     return () if found is None or found.status is None or found.status.kube_node_ref != node.metadata.name else (key,)
 
@@ -70,7 +76,8 @@ class DpuNodeReconciler:
 
     name: ClassVar[str] = "dpunode"
     watches: ClassVar[tuple[Watch, ...]] = (
-        Watch(DpuNode), Watch(Node, _of_node, _labels_changed, unchanged=False), Watch(Dpu, _of_dpu, plain=True))
+        Watch(DpuNode), Watch(Node, _of_node, _labels_changed, unchanged=False),
+        Watch(Dpu, _of_dpu, by=attrgetter("spec")))
 
     @classmethod
     def make(cls, backends: Backends) -> DpuNodeReconciler:
@@ -80,11 +87,14 @@ class DpuNodeReconciler:
         dpunode = self.kube.get(DpuNode, key)
         if dpunode is None:
             return DONE
-        owner = next((r.name for r in dpunode.metadata.owner_references if r.kind == Node.KIND), None)
-        node = self.kube.get(Node, Key("", owner)) if owner is not None else None
-        if owner is not None and node is None:
-            return self._host_gone(dpunode)
-        if dpunode.deleting:
+        node = None
+        for ref in dpunode.metadata.owner_references:
+            if ref.kind == Node.KIND:
+                node = self.kube.get(Node, new_key(Key, ("", ref.name)))
+                if node is None:
+                    return self._host_gone(dpunode)
+                break
+        if dpunode.metadata.deletion_timestamp:
             return DONE
         if node is not None:
             dpunode = self._merge(dpunode, node)
@@ -107,9 +117,9 @@ class DpuNodeReconciler:
         """Labels and annotations of the Node, over the DPUNode's own."""
         meta = dpunode.metadata
         # upstream: dpunode-keeps-node-labels. Merged, never removed: a gate once seen open stays open.
-        labels = {**self._own_labels(meta.labels, node), **node.metadata.labels}
-        annotations = {**meta.annotations, **node.metadata.annotations}
-        if labels == meta.labels and annotations == meta.annotations:
+        labels = _with(self._own_labels(meta.labels, node), node.metadata.labels)
+        annotations = _with(meta.annotations, node.metadata.annotations)
+        if (labels is meta.labels or labels == meta.labels) and annotations is meta.annotations:
             return dpunode
         return self.kube.update(replace(dpunode, metadata=replace(meta, labels=labels, annotations=annotations)))
 
@@ -121,7 +131,8 @@ class DpuNodeReconciler:
 
     def _look(self, ctx: Context, dpunode: DpuNode, node: Node | None) -> Result:
         """Everything that ends up in the status, written once at the end."""
-        status = dpunode.status or DpuNodeStatus()
+        before = status = dpunode.status or NEW
+        interface = self.settings.install_interface
         result, failure = DONE, ""
         ready: tuple[str, str, str] | None = None
         try:
@@ -129,9 +140,10 @@ class DpuNodeReconciler:
                 if status.kube_node_ref is None:
                     status = replace(status, kube_node_ref=node.metadata.name)
                 self._check_pod(ctx, node.metadata.name)
-            status = replace(status, dpu_install_interface=self.settings.install_interface)
-            status = replace(status, conditions=self._label_devices(ctx, dpunode, status.conditions))
-            if self.settings.install_interface == "gNOI":
+            if status.dpu_install_interface != interface:
+                status = replace(status, dpu_install_interface=interface)
+            status = _with_conditions(status, self._label_devices(ctx, dpunode, status.conditions))
+            if interface == "gNOI":
                 self._dial(dpunode)
             ready = ("True", "Ready", "")
             if RECHECK_DMS in self.policies:
@@ -144,8 +156,8 @@ class DpuNodeReconciler:
         except ApiError as error:
             failure = str(error)
         if ready is not None:
-            status = replace(status, conditions=set_condition(status.conditions, "Ready", *ready, ctx.now))
-        if status != (dpunode.status or DpuNodeStatus()):
+            status = _with_conditions(status, set_condition(status.conditions, "Ready", *ready, ctx.now))
+        if status is not before and status != before:
             self.kube.update_status(replace(dpunode, status=status))
         return Result(error=failure) if failure else result
 
@@ -153,15 +165,16 @@ class DpuNodeReconciler:
 
     def _check_pod(self, ctx: Context, node: str) -> None:
         """Where the host's DMS pod stands. It decides, not the DMS itself, whether we go on."""
-        pod = self.kube.get(Pod, Key(self.settings.namespace, dms_pod(node)))
+        pod = self.kube.get(Pod, new_key(Key, (self.settings.namespace, dms_pod(node))))
         if pod is None:
             raise Stop  # upstream: dpunode-ready-without-dms-pod. Ready keeps what it last said.
-        waiting = f"the DMS server {pod.metadata.name} is not ready yet, wait for"
         if pod.deleting:
             raise NotReady("NotReady", f"the DMS server {pod.metadata.name} is terminating", self.settings.requeue_s)
-        match pod.status.phase:
-            case "Running":
-                return
+        phase = pod.status.phase
+        if phase == "Running":
+            return
+        waiting = f"the DMS server {pod.metadata.name} is not ready yet, wait for"
+        match phase:
             case "Failed":
                 raise NotReady("ErrorOccurred", "DMS Pod Failed")
             case "Pending" | "":
@@ -182,8 +195,9 @@ class DpuNodeReconciler:
         """Label the node's devices with the node and their own details; InvalidDPUDetails where one lacks them."""
         gnoi = self.settings.install_interface == "gNOI"
         labels: dict[str, str] = {}
+        meta = dpunode.metadata
         for ref in dpunode.spec.dpus:
-            device = self.kube.get(DpuDevice, Key(dpunode.metadata.namespace, ref.name))
+            device = self.kube.get(DpuDevice, new_key(Key, (meta.namespace, ref.name)))
             wrong = ""
             if device is None:
                 wrong = f'DPUDevice "{ref.name}" not found'
@@ -198,9 +212,9 @@ class DpuNodeReconciler:
             if LABELS_PER_DEVICE in self.policies:
                 labels = {}
             # upstream: dpudevice-labels-leak. One map for all: what a device lacks keeps the value of the one before.
-            labels |= device_labels(dpunode.metadata.name, device.spec)
-            merged = {**device.metadata.labels, **labels}
-            if merged != device.metadata.labels:
+            labels |= device_labels(meta.name, device.spec)
+            merged = _with(device.metadata.labels, labels)
+            if merged is not device.metadata.labels:
                 self.kube.update(replace(device, metadata=replace(device.metadata, labels=merged)))
         return conditions
 
@@ -208,22 +222,39 @@ class DpuNodeReconciler:
         address = dpunode.spec.node_dms_address
         if address is None:
             raise NotReady("NoNodeDMSAddress", "nodeDMSAddress is not set")
-        target = DmsTarget(address.ip, address.port, Key(self.settings.namespace, self.settings.client_secret))
+        secret = new_key(Key, (self.settings.namespace, self.settings.client_secret))
         try:
-            self.dms.dial(target)
+            self.dms.dial(DmsTarget(address.ip, address.port, secret))
         except RpcError as error:
             raise NotReady("DMSServerNotReady", str(error), self.settings.requeue_s) from error
         # upstream: dpunode-checked-once. A DMS lost later shows at the next watch event or resync.
 
 
+def _with(own: Mapping[str, str], more: Mapping[str, str]) -> Mapping[str, str]:
+    """These labels and more, which win; the same mapping if it has them all."""
+    return own if more.items() <= own.items() else {**own, **more}
+
+
+def _with_conditions(status: DpuNodeStatus, conditions: Conditions) -> DpuNodeStatus:
+    return status if conditions is status.conditions else replace(status, conditions=conditions)
+
+
 def device_labels(node: str, spec: DpuDeviceSpec) -> dict[str, str]:
     """What a device's fields become as labels; absent fields give none."""
-    found: dict[str, object] = {
-        Label.DPUNODE_NAME: node, Label.DEVICE_PCI_ADDRESS: spec.pci_address, Label.DEVICE_PSID: spec.psid,
-        Label.DEVICE_OPN: spec.opn, Label.DEVICE_BMC_IP: spec.bmc_ip, Label.DEVICE_NUM_OF_PFS: spec.number_of_pfs,
-        Label.DEVICE_PF0_NAME: spec.pf0_name,
-    }
-    return {label: str(value) for label, value in found.items() if value is not None}
+    labels = {Label.DPUNODE_NAME: node}
+    if spec.pci_address is not None:
+        labels[Label.DEVICE_PCI_ADDRESS] = spec.pci_address
+    if spec.psid is not None:
+        labels[Label.DEVICE_PSID] = spec.psid
+    if spec.opn is not None:
+        labels[Label.DEVICE_OPN] = spec.opn
+    if spec.bmc_ip is not None:
+        labels[Label.DEVICE_BMC_IP] = spec.bmc_ip
+    if spec.number_of_pfs is not None:
+        labels[Label.DEVICE_NUM_OF_PFS] = str(spec.number_of_pfs)
+    if spec.pf0_name is not None:
+        labels[Label.DEVICE_PF0_NAME] = spec.pf0_name
+    return labels
 
 
 def _preflight_failure(pod: Pod) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from controllers.provisioning.dpuset_view import DpuSetView, Look, seeded
 from twin.backends.base import AlreadyExists, ApiError, KubeApi, NotFound
-from twin.model.meta import Key, Object, ObjectMeta, replace, strip_finalizer
+from twin.model.meta import Key, Object, ObjectMeta, new_key, replace, strip_finalizer
 from twin.model.names import Finalizer, Label
 from twin.model.provisioning import (
     Dpu,
@@ -25,7 +25,7 @@ from twin.model.provisioning import (
 )
 from twin.model.rollout import max_unavailable as max_unavailable
 from twin.runtime.backends import Backends
-from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
+from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key, owners
 
 THROTTLE: Final = "throttle-initial-create"
 WATCH_NODES: Final = "dpuset-watches-dpunodes"
@@ -43,7 +43,10 @@ def _sets_naming(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]
 
 
 def _labels_changed(old: Object | None, new: Object | None) -> bool:
-    return old is None or new is None or old.metadata.labels != new.metadata.labels
+    if old is None or new is None:
+        return True
+    was, now = old.metadata.labels, new.metadata.labels
+    return was is not now and was != now
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,17 @@ class DpuSetReconciler:
     @property
     def watches(self) -> tuple[Watch, ...]:
         # upstream: dpuset-blind-to-dpunodes
-        nodes = Watch(DpuNode, _every_set, _labels_changed, alike=True, unchanged=False)
-        return (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), plain=True), Watch(DpuDevice, _every_set, alike=True),
-                Watch(DpuFlavor, _sets_naming), *((nodes,) if WATCH_NODES in self.policies else ()))
+        watched = (Watch(DpuSet), Watch(Dpu, owner_key(DpuSet), by=owners),
+                   Watch(DpuDevice, _every_set, alike=True), Watch(DpuFlavor, _sets_naming))
+        if WATCH_NODES not in self.policies:
+            return watched
+        return (*watched, Watch(DpuNode, _every_set, _labels_changed, alike=True, unchanged=False))
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         dpuset = self.kube.get(DpuSet, key)
         if dpuset is None:
             return DONE
-        if dpuset.deleting:
+        if dpuset.metadata.deletion_timestamp:
             return self._release(dpuset)
         if Finalizer.DPUSET not in dpuset.metadata.finalizers:
             finalizers = (*dpuset.metadata.finalizers, Finalizer.DPUSET)
@@ -80,11 +85,16 @@ class DpuSetReconciler:
         found = view.look(key)
         if found is None:
             return DONE
-        error = (self._create_missing(dpuset, found) or self._delete(dpuset, found.unselected)
-                 or self._roll_out(dpuset, found, view))
+        error = ""
+        if found.missing:
+            error = self._create_missing(dpuset, found)
+        if found.unselected and not error:
+            error = self._delete(dpuset, found.unselected)
+        if (found.unlabelled or found.swept or found.outdated) and not error:
+            error = self._roll_out(dpuset, found, view)
         if error:
             return Result(error=error)
-        self._count(dpuset, found.phases)
+        self._count(key, dpuset, found.phases)
         return DONE
 
     # --- steps: each returns '' or the error that ends the pass
@@ -128,18 +138,18 @@ class DpuSetReconciler:
 
     def _delete(self, dpuset: DpuSet, which: Iterable[Dpu]) -> str:
         """Delete these DPUs, those that are going already too."""
+        kube, once = self.kube, DELETE_ONCE in self.policies
         for dpu in which:
-            if dpu.deleting and DELETE_ONCE in self.policies:
+            meta = dpu.metadata
+            if once and meta.deletion_timestamp:
                 continue
             # upstream: deletes-again. Each pass repeats the deletion and announces it until the DPU has gone.
             try:
-                self.kube.delete(Dpu, dpu.key)
+                kube.delete(Dpu, new_key(Key, (meta.namespace, meta.name)))
             except ApiError as error:
-                text = f"Failed to delete DPU: ({dpu.key}) from node {dpu.spec.dpu_node_name}"
-                self.kube.event(dpuset, "Normal", "FailedDelete", text)
+                kube.event(dpuset, "Normal", "FailedDelete", f"Failed to delete DPU: {_place(dpu)}")
                 return str(error)
-            self.kube.event(dpuset, "Normal", "SuccessfulDelete",
-                            f"Delete DPU: ({dpu.key}) from node {dpu.spec.dpu_node_name}")
+            kube.event(dpuset, "Normal", "SuccessfulDelete", f"Delete DPU: {_place(dpu)}")
         return ""
 
     def _roll_out(self, dpuset: DpuSet, found: Look, view: DpuSetView) -> str:
@@ -170,13 +180,24 @@ class DpuSetReconciler:
         for dpu in which:
             self.kube.patch(Dpu, dpu.key, {"spec": {"cluster": {"nodeLabels": dict(wanted)}}})
 
-    def _count(self, dpuset: DpuSet, counts: dict[str, int]) -> None:
+    def _count(self, key: Key, dpuset: DpuSet, counts: dict[str, int]) -> None:
         """Patch the statistics where they differ."""
         old = dpuset.status.dpu_statistics if dpuset.status is not None else {}
-        changes: dict[str, Any] = {phase: n for phase, n in counts.items() if old.get(phase) != n}
-        changes |= {phase: None for phase in old if phase not in counts}
-        if changes:
-            self.kube.patch(DpuSet, dpuset.key, {"status": {"dpuStatistics": changes}}, status=True)
+        if counts == old:
+            return
+        changes: dict[str, Any] = {}
+        for phase, n in counts.items():
+            if old.get(phase) != n:
+                changes[phase] = n
+        for phase in old:
+            if phase not in counts:
+                changes[phase] = None
+        self.kube.patch(DpuSet, key, {"status": {"dpuStatistics": dict(sorted(changes.items()))}}, status=True)
+
+
+def _place(dpu: Dpu) -> str:
+    meta = dpu.metadata
+    return f"({meta.namespace}/{meta.name}) from node {dpu.spec.dpu_node_name}"
 
 
 def _budget(dpuset: DpuSet, total: int) -> int | None:

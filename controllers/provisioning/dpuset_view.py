@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
@@ -23,6 +23,9 @@ from twin.model.provisioning import Dpu, DpuDevice, DpuNode, DpuSet, DpuSetSpec,
 
 Ranked = list[tuple[bytes, str]]
 """Device names in the seeded order."""
+
+new_facts = tuple.__new__
+"""As `twin.model.meta.new_key`: `new_facts(Facts, (...))` without a call in between."""
 
 
 class Facts(NamedTuple):
@@ -48,6 +51,7 @@ class Look(NamedTuple):
     outdated: int
     """How many outdated DPUs are available."""
     phases: dict[str, int]
+    """In no order."""
     total: int
     """How many devices are selected."""
     owned: int
@@ -61,6 +65,11 @@ def is_unavailable(dpu: Dpu) -> bool:
         return True
     ready = condition(dpu.status.conditions, "Ready")
     return ready is None or ready.status == "False"
+
+
+def phase_of(dpu: Dpu) -> str:
+    """The phase that counts: a DPU without a status is Initializing."""
+    return (dpu.status.phase if dpu.status is not None else "") or Phase.INITIALIZING
 
 
 class SetDigest:
@@ -117,24 +126,31 @@ class SetDigest:
     def put(self, dpu: Dpu) -> bool:
         name = dpu.spec.dpu_device_name
         held = self.owned.get(name)
-        if held is not None:
-            was, now = held.metadata, dpu.metadata
-            if was.name != now.name or was.namespace != now.namespace:
-                return self._put_second(name, held, dpu)
-            if held.status is dpu.status and held.spec is dpu.spec and was.deletion_timestamp == now.deletion_timestamp:
-                self.owned[name] = dpu
-                return False
-        self.owned[name] = dpu
-        facts, before = self._look(dpu), self._facts.get(name)
-        if facts == before:
-            return False
-        if before is None:
+        if held is None:
+            self.owned[name] = dpu
             if name in self.selected:
                 self._drop(self.missing, name)
             else:
                 insort(self.unselected, self._rank(name))
-        self._count(name, before, facts)
-        return True
+            self._add(name, self._look(dpu))
+            return True
+        was, now = held.metadata, dpu.metadata
+        if was.name != now.name or was.namespace != now.namespace:
+            return self._put_second(name, held, dpu)
+        self.owned[name] = dpu
+        if held.spec is not dpu.spec:
+            return self._revise(name, self._look(dpu))
+        if held.status is dpu.status and was.deletion_timestamp == now.deletion_timestamp:
+            return False
+        before = self._facts[name]
+        return self._revise(name, new_facts(Facts, (
+            phase_of(dpu), is_unavailable(dpu), before.outdated, before.unlabelled)))
+
+    def members(self) -> Iterator[Dpu]:
+        """All DPUs that name the DPUSet, those that share a device with another one too."""
+        yield from self.owned.values()
+        for others in self._hidden.values():
+            yield from others.values()
 
     def remove(self, dpu: Dpu) -> bool:
         name = dpu.spec.dpu_device_name
@@ -143,7 +159,7 @@ class SetDigest:
             self._hidden.get(name, {}).pop(dpu.key, None)
             return False
         del self.owned[name]
-        self._count(name, self._facts[name], None)
+        self._subtract(name)
         others = self._hidden.get(name)
         if name in self.selected:
             insort(self.missing, self._rank(name))
@@ -158,9 +174,7 @@ class SetDigest:
         """A new template: look at every DPU again."""
         self.spec = spec
         for name, dpu in self.owned.items():
-            facts, was = self._look(dpu), self._facts[name]
-            if facts != was:
-                self._count(name, was, facts)
+            self._revise(name, self._look(dpu))
 
     # --- inside
 
@@ -178,31 +192,49 @@ class SetDigest:
         wanted = template.cluster.node_labels if template.cluster is not None else None
         have = spec.cluster.node_labels
         return Facts(
-            (dpu.status.phase if dpu.status is not None else "") or Phase.INITIALIZING,
-            is_unavailable(dpu),
+            phase_of(dpu), is_unavailable(dpu),
             spec.bfb != template.bfb.name or spec.dpu_flavor != template.dpu_flavor,
             any(have.get(k) != v for k, v in wanted.items()) if wanted else False,
         )
 
-    def _count(self, name: str, was: Facts | None, now: Facts | None) -> None:
-        if was is not None:
-            self._tally(was, -1)
-            for ranked in self._lists(was):
-                self._drop(ranked, name)
-            del self._facts[name]
-        if now is not None:
-            self._tally(now, 1)
-            for ranked in self._lists(now):
-                insort(ranked, self._rank(name))
+    def _revise(self, name: str, now: Facts) -> bool:
+        """An owned DPU looks like this now: does that change an answer?"""
+        was = self._facts[name]
+        if was == now:
+            return False
+        if was[1:] == now[1:]:  # the usual change: on to another phase
             self._facts[name] = now
-
-    def _tally(self, facts: Facts, by: int) -> None:
-        self.unavailable += by * facts.unavailable
-        count = self.phases.get(facts.phase, 0) + by
-        if count:
-            self.phases[facts.phase] = count
+            phases, left, reached = self.phases, was[0], now[0]
+            phases[reached] = phases.get(reached, 0) + 1
+            if phases[left] > 1:
+                phases[left] -= 1
+            else:
+                del phases[left]
         else:
-            del self.phases[facts.phase]
+            self._subtract(name)
+            self._add(name, now)
+        return True
+
+    def _add(self, name: str, facts: Facts) -> None:
+        self._facts[name] = facts
+        self._tally(facts.phase, 1)
+        self.unavailable += facts.unavailable
+        for ranked in self._lists(facts):
+            insort(ranked, self._rank(name))
+
+    def _subtract(self, name: str) -> None:
+        facts = self._facts.pop(name)
+        self._tally(facts.phase, -1)
+        self.unavailable -= facts.unavailable
+        for ranked in self._lists(facts):
+            self._drop(ranked, name)
+
+    def _tally(self, phase: str, by: int) -> None:
+        count = self.phases.get(phase, 0) + by
+        if count:
+            self.phases[phase] = count
+        else:
+            del self.phases[phase]
 
     def _lists(self, facts: Facts) -> Iterable[Ranked]:
         if facts.outdated:
@@ -235,21 +267,21 @@ class DpuSetView:
         self._nodes: dict[str, dict[str, DpuNode]] = {}
         self._devices: dict[Key, dict[str, DpuDevice]] = {}
         """By DPUNode: the devices labelled with its name."""
-        self._dpus: dict[Key, dict[Key, Dpu]] = {}
-        """By the DPUSet their labels name, whether it exists or not."""
+        self._strays: dict[Key, dict[Key, Dpu]] = {}
+        """DPUs whose labels name a DPUSet that is not known here, by that DPUSet."""
 
     def look(self, key: Key) -> Look | None:
         """What there is to do for a DPUSet; None when the DPUSet is not known here."""
         d = self._sets.get(key)
         if d is None:
             return None
+        owned = d.owned
         return Look(
-            missing=tuple(d.selected[name] for _, name in d.missing),
-            unselected=tuple(d.owned[name] for _, name in d.unselected),
-            swept=tuple(d.owned[name] for _, name in d.outdated_unavailable),
-            unlabelled=tuple(d.owned[name] for _, name in d.unlabelled),
-            outdated=len(d.outdated_available), phases=dict(sorted(d.phases.items())),
-            total=len(d.selected), owned=len(d.owned), unavailable=d.unavailable)
+            tuple([d.selected[name] for _, name in d.missing]) if d.missing else (),
+            tuple([owned[name] for _, name in d.unselected]) if d.unselected else (),
+            tuple([owned[name] for _, name in d.outdated_unavailable]) if d.outdated_unavailable else (),
+            tuple([owned[name] for _, name in d.unlabelled]) if d.unlabelled else (),
+            len(d.outdated_available), d.phases.copy(), len(d.selected), len(owned), d.unavailable)
 
     def next_outdated(self, key: Key, count: int) -> tuple[Dpu, ...]:
         """The first `count` outdated DPUs that are available."""
@@ -266,39 +298,45 @@ class DpuSetView:
         return 0 if found is None else len(found.nodes) + len(found.selected) + len(found.owned)
 
     def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
-        obj = new if new is not None else old
-        if isinstance(obj, Dpu):
+        kind = type(old if new is None else new)
+        if kind is Dpu:
             return self._dpu(old, new)  # type: ignore[arg-type]
-        if isinstance(obj, DpuDevice):
-            return self._device(old, new)  # type: ignore[arg-type]
-        if isinstance(obj, DpuNode):
+        if kind is DpuNode:
             return self._node(old, new)  # type: ignore[arg-type]
-        if isinstance(obj, DpuSet):
-            return self._set(obj.key, new)  # type: ignore[arg-type]
-        return ()
+        if kind is DpuSet:
+            return self._set(old, new)  # type: ignore[arg-type]
+        return self._device(old, new)  # type: ignore[arg-type]
 
     # --- inside: one method per kind
 
-    def _dpu(self, old: Dpu | None, new: Dpu | None) -> list[Key]:
+    def _dpu(self, old: Dpu | None, new: Dpu | None) -> Iterable[Key]:
+        if (old is not None and new is not None and old.metadata.labels is new.metadata.labels
+                and old.spec.dpu_device_name == new.spec.dpu_device_name):
+            return self._put(new)
         changed: list[Key] = []
-        was = _set_of(old) if old is not None else None
-        now = was if old is not None and new is not None and new.metadata.labels is old.metadata.labels else (
-            _set_of(new) if new is not None else None)
-        if old is not None and was is not None and (
-                was != now or new is None or new.spec.dpu_device_name != old.spec.dpu_device_name):
-            members = self._dpus.get(was, {})
-            members.pop(old.key, None)
-            if not members:
-                self._dpus.pop(was, None)
+        if old is not None and (was := _set_of(old)) is not None:
             found = self._sets.get(was)
-            if found is not None and found.remove(old):
+            if found is None:
+                strays = self._strays.get(was, {})
+                strays.pop(old.key, None)
+                if not strays:
+                    self._strays.pop(was, None)
+            elif (new is None or was != _set_of(new) or old.spec.dpu_device_name != new.spec.dpu_device_name) and (
+                    found.remove(old)):
                 changed.append(was)
-        if new is not None and now is not None:
-            self._dpus.setdefault(now, {})[new.key] = new
-            found = self._sets.get(now)
-            if found is not None and found.put(new):
-                changed.append(now)
+        if new is not None:
+            changed += self._put(new)
         return changed
+
+    def _put(self, dpu: Dpu) -> tuple[Key, ...]:
+        key = _set_of(dpu)
+        if key is None:
+            return ()
+        found = self._sets.get(key)
+        if found is None:
+            self._strays.setdefault(key, {})[dpu.key] = dpu
+            return ()
+        return (key,) if found.put(dpu) else ()
 
     def _device(self, old: DpuDevice | None, new: DpuDevice | None) -> list[Key]:
         obj = new if new is not None else old
@@ -322,7 +360,8 @@ class DpuSetView:
         return changed
 
     def _node(self, old: DpuNode | None, new: DpuNode | None) -> list[Key]:
-        if old is not None and new is not None and old.metadata.labels == new.metadata.labels:
+        if old is not None and new is not None and (
+                old.metadata.labels is new.metadata.labels or old.metadata.labels == new.metadata.labels):
             return []
         obj = new if new is not None else old
         assert obj is not None
@@ -342,25 +381,36 @@ class DpuSetView:
             changed.append(key)
         return changed
 
-    def _set(self, key: Key, new: DpuSet | None) -> list[Key]:
+    def _set(self, old: DpuSet | None, new: DpuSet | None) -> Iterable[Key]:
+        if old is not None and new is not None and old.spec is new.spec:
+            return ()
+        obj = new if new is not None else old
+        assert obj is not None
+        key = obj.key
         found = self._sets.get(key)
         if new is None:
-            self._sets.pop(key, None)
-            return [key] if found is not None else []
+            if found is None:
+                return ()
+            del self._sets[key]
+            strays = {dpu.key: dpu for dpu in found.members()}
+            if strays:
+                self._strays[key] = strays
+            return (key,)
         if found is not None:
             if found.spec == new.spec:
-                return []
+                return ()
             if (found.spec.dpu_node_selector == new.spec.dpu_node_selector
                     and found.spec.dpu_selector == new.spec.dpu_selector):
                 found.respec(new.spec)
-                return [key]
-        found = self._sets[key] = SetDigest(key, self.seed, new.spec)
+                return (key,)
+        members = self._strays.pop(key, {}).values() if found is None else found.members()
+        made = self._sets[key] = SetDigest(key, self.seed, new.spec)
         for name, node in self._nodes.get(key.namespace, {}).items():
             if matches(new.spec.dpu_node_selector, node.metadata.labels):
-                self._match(found, Key(key.namespace, name), True)
-        for dpu in self._dpus.get(key, {}).values():
-            found.put(dpu)
-        return [key]
+                self._match(made, Key(key.namespace, name), True)
+        for dpu in members:
+            made.put(dpu)
+        return (key,)
 
     def _match(self, found: SetDigest, node: Key, matched: bool) -> None:
         """This node is now selected, or no longer, and its devices with it."""

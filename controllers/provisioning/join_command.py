@@ -83,6 +83,16 @@ def _element(data: bytes, at: int) -> tuple[int, int]:
     return start, start + length
 
 
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+_USAGE: Final = {
+    "usage-bootstrap-authentication": _encoded("true"), "usage-bootstrap-signing": _encoded("true"),
+    "auth-extra-groups": _encoded(JOIN_GROUP),
+}
+
+
 def create_token(b: Backends, cluster: KubeApi, dpu: Dpu) -> str:
     """Store a new bootstrap token in the DPU cluster. Returns `<id>.<secret>`. Raises ApiError.
 
@@ -92,13 +102,10 @@ def create_token(b: Backends, cluster: KubeApi, dpu: Dpu) -> str:
     text = f"{dpu.metadata.uid}/{b.clock.now():.9f}"
     digits = hashlib.blake2b(text.encode(), key=str(b.settings.seed).encode()[:64], digest_size=16).hexdigest()
     token, secret = digits[:6], digits[6:22]
-    fields = {
-        "token-id": token, "token-secret": secret, "expiration": format_time(b.clock.now() + token_life_s(b)),
-        "usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true", "auth-extra-groups": JOIN_GROUP,
-    }
+    fields = {"token-id": token, "token-secret": secret, "expiration": format_time(b.clock.now() + token_life_s(b))}
     cluster.create(Secret(
         metadata=ObjectMeta(namespace=TOKEN_NAMESPACE, name=f"bootstrap-token-{token}"), type=TOKEN_TYPE,
-        data={name: base64.b64encode(value.encode()).decode() for name, value in fields.items()}))
+        data={name: _encoded(value) for name, value in fields.items()} | _USAGE))
     return f"{token}.{secret}"
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 from controllers.provisioning.dms_pod import certificate, internal_ip, pod
 from twin.backends.base import KubeApi, Settings
 from twin.model.core import Certificate, DpfOperatorConfig, Node, Pod
-from twin.model.meta import Key, Object
+from twin.model.meta import Key, Object, new_key
 from twin.model.names import Label, dms_certificate, dms_pod
 from twin.model.provisioning import DpuNode
 from twin.runtime.backends import Backends
@@ -21,8 +21,9 @@ def _relevant(old: Object | None, new: Object | None) -> bool:
     """Heartbeats are not: the labels and the addresses decide."""
     if not isinstance(old, Node) or not isinstance(new, Node):
         return new is not None
-    return (old.metadata.labels != new.metadata.labels or old.status.addresses != new.status.addresses
-            or old.metadata.resource_version == new.metadata.resource_version)
+    was, now = old.metadata, new.metadata
+    return (was.resource_version == now.resource_version or (was.labels is not now.labels and was.labels != now.labels)
+            or old.status.addresses != new.status.addresses)
 
 
 def _host_of(reconciler: NodeReconciler, changed: Object) -> tuple[Key, ...]:
@@ -50,14 +51,15 @@ class NodeReconciler:
 
     @property
     def watches(self) -> tuple[Watch, ...]:
-        pods = (Watch(Pod, _host_of, _gone),) if SELF_HEAL in self.policies else ()
+        pods = (Watch(Pod, _host_of, _gone, unchanged=False),) if SELF_HEAL in self.policies else ()
         return (Watch(Node, when=_relevant, unchanged=True), *pods)
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         node = self.kube.get(Node, key)
         if node is None or node.deleting or Label.DPU_ENABLED not in node.metadata.labels:
             return DONE
-        registered = self.kube.get(DpuNode, Key(self.settings.namespace, node.metadata.name)) is not None
+        key = new_key(Key, (self.settings.namespace, node.metadata.name))
+        registered = self.kube.get(DpuNode, key) is not None
         if registered and SELF_HEAL not in self.policies:
             return DONE  # upstream: dms-pod-not-recreated
         space = self.settings.namespace

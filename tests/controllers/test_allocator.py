@@ -5,8 +5,9 @@ from __future__ import annotations
 from dpu_bench import NS, Bench
 
 from controllers.provisioning.allocator import Allocator
-from twin.model.meta import Key
-from twin.model.provisioning import Dpu, DpuCluster, DpuClusterRef, DpuClusterStatus, Phase
+from twin.model.meta import Key, ObjectMeta, replace
+from twin.model.provisioning import Dpu, DpuCluster, DpuClusterRef, DpuClusterStatus, DpuSpec, DpuStatus, Phase
+from twin.runtime.memory import Memory
 
 
 def place(bench: Bench, name: str = "") -> str:
@@ -121,3 +122,23 @@ def test_a_cluster_without_a_limit_takes_a_thousand() -> None:
     assert place(bench) == "c1"
     allocator.take(Key(NS, "c1"), Key(NS, "one-more"))
     assert allocator.count(Key(NS, "c1")) == 1001
+
+
+def test_a_dpu_is_counted_anew_when_its_cluster_was_forgotten_its_place_was_freed_or_it_names_another_one() -> None:
+    allocator, memory, c1, c2 = Allocator(), Memory(), Key(NS, "c1"), Key(NS, "c2")
+    dpu = Dpu(metadata=ObjectMeta(namespace=NS, name="d"), status=DpuStatus(phase=Phase.READY), spec=DpuSpec(
+        dpu_node_name="n", dpu_device_name="d", bfb="b", dpu_flavor="f",
+        cluster=DpuClusterRef(name="c1", namespace=NS)))
+
+    def counts(seen: Dpu) -> list[int]:
+        for _ in range(2):
+            allocator.learn(seen.key, seen)
+        return [allocator.count(c1), allocator.count(c2)]
+
+    assert counts(dpu) == [1, 0]
+    allocator.forget_cluster(c1, memory)
+    assert counts(dpu) == [1, 0]
+    allocator.release(dpu, memory)
+    assert counts(replace(dpu, status=DpuStatus(phase=Phase.DELETING))) == [0, 0]
+    assert counts(dpu) == [1, 0]
+    assert counts(replace(dpu, spec=replace(dpu.spec, cluster=DpuClusterRef(name="c2", namespace=NS)))) == [1, 1]

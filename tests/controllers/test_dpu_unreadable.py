@@ -86,7 +86,7 @@ def once(bench: Bench, kind: type[Object]) -> None:
     bench.manager.start()
     b = bench.runner.reconciler.backends
     unreadable: Any = Unreadable(b.kube, kind)
-    result = DpuReconciler(with_fields(b, kube=unreadable)).reconcile(Context(EPOCH), Key(NS, bench.name))
+    result = DpuReconciler.make(with_fields(b, kube=unreadable)).reconcile(Context(EPOCH), Key(NS, bench.name))
     assert result.error
 
 

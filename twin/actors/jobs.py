@@ -15,7 +15,7 @@ from twin.actors.actor import Actor
 from twin.actors.hosts import Durations
 from twin.model.core import Job, Pod, PodSpec, PodStatus
 from twin.model.meta import Conditions, Key, ObjectMeta, format_time, replace, set_condition
-from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key
+from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key, owners
 
 JOB_NAME: Final = "batch.kubernetes.io/job-name"
 CONTROLLER_UID: Final = "batch.kubernetes.io/controller-uid"
@@ -31,7 +31,7 @@ class Jobs(Actor):
     """Runs Jobs of one pod at a time."""
 
     name = "job"
-    watches = (Watch(Job), Watch(Pod, to=owner_key(Job)))
+    watches = (Watch(Job), Watch(Pod, to=owner_key(Job), by=owners))
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         job = self.kube.get(Job, key)

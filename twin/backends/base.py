@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from twin.model.meta import Key, Object
 
@@ -220,8 +220,7 @@ V = TypeVar("V", bound=View)
 # --- DMS and the host
 
 
-@dataclass(frozen=True, slots=True)
-class DmsTarget:
+class DmsTarget(NamedTuple):
     """Where a DMS listens and with which client certificate we speak to it.
 
     `identity` is `ns/name` of the Secret with tls.crt, tls.key and ca.crt.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from twin.backends.base import ApiError, Crash, Operation, RpcError
@@ -46,10 +47,10 @@ class Memory:
 
     def get(self, cls: type[M]) -> M:
         """The process-wide value of this class, made on first use."""
-        if cls not in self._values:
-            self._values[cls] = cls()
-        value: M = self._values[cls]
-        return value
+        found: M | None = self._values.get(cls)
+        if found is None:
+            found = self._values[cls] = cls()
+        return found
 
     def task(self, token: Hashable) -> Task | None:
         self.read(token)
@@ -90,7 +91,7 @@ class Memory:
                 self._end(token, task, str(failure), None)
                 return
             if not op.finished:
-                op.callbacks.append(lambda done: self._resume(token, task, body, done))
+                op.callbacks.append(partial(self._resume, token, task, body))
                 return
             value, error = op.value, op.error
 

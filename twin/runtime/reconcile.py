@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol
 
 from twin.model.meta import Key, Object, new_key
@@ -48,8 +49,8 @@ class Watch:
     when: Predicate | None = None
     alike: bool = False
     """`to` gives the same keys whichever object changed: after a resync one question is enough."""
-    plain: bool = False
-    """`to` looks at the object alone, so its answer holds until the object changes."""
+    by: Callable[[Object], object] | None = None
+    """The part of an object that `to` looks at, beside its key: while that stays the same, so do the keys."""
     unchanged: bool | None = None
     """What `when` says of any object that has not changed, as in a resync. None: it depends on the object."""
 
@@ -93,6 +94,10 @@ class Reconciler(Protocol):
     def watches(self) -> tuple[Watch, ...]: ...
 
     def reconcile(self, ctx: Context, key: Key) -> Result: ...
+
+
+owners: Callable[[Object], object] = attrgetter("metadata.owner_references")
+"""What `owner_key` looks at (`Watch.by`): an object keeps its namespace."""
 
 
 def owner_key(kind: type[Object]) -> Mapper:

@@ -74,7 +74,8 @@ class Watcher(NamedTuple):
     to: Mapper | None
     when: Predicate | None
     woken: Woken | None
-    """What each object maps to, of a watch whose mapping looks at the object alone."""
+    """What each object maps to, of a watch without `when` that says what it maps by."""
+    by: Callable[[Object], object]
     add_all: Callable[[Iterable[Key]], None]
     watch: Watch
 
@@ -142,17 +143,20 @@ class Informer:
             for token in view.observe(old, new):
                 touch(self.cache.view_readers, token)
         for _ in _TWICE if self.cache.twice else _ONCE:
-            for add, reconciler, to, when, woken, _, _ in self.watchers:
+            for add, reconciler, to, when, woken, by, _, _ in self.watchers:
                 if when is not None and not when(old, new):
                     continue
                 if to is None:
                     add(key)
                 elif woken is not None:
-                    now = None if new is None else tuple(to(reconciler, new))
-                    was = woken.put(key, now)
-                    for one in now or ():
+                    if old is not None and new is not None and by(old) is by(new):
+                        was = now = woken.by_object[key]
+                    else:
+                        now = () if new is None else tuple(to(reconciler, new))
+                        was = woken.put(key, None if new is None else now)
+                    for one in now:
                         add(one)
-                    if was != now:
+                    if was is not now and was != now:
                         for one in was:
                             add(one)
                 else:
@@ -203,11 +207,12 @@ class Cache:
         informer = self.informer(watch.kind)
         to, when = watch.to, watch.when
         woken = None
-        if watch.plain and to is not None and when is None:
+        if watch.by is not None and to is not None and when is None:
             woken = Woken()
             for key, obj in informer.objects.items():
                 woken.put(key, tuple(to(reconciler, obj)))
-        informer.watchers.append(Watcher(runner.add, reconciler, to, when, woken, runner.add_all, watch))
+        informer.watchers.append(Watcher(
+            runner.add, reconciler, to, when, woken, watch.by or _nothing, runner.add_all, watch))
         for key, obj in list(informer.objects.items()):
             if when is not None and not when(None, obj):
                 continue
@@ -250,6 +255,10 @@ class Cache:
         for resource, informer in self._informers.items():
             self.server.detach(informer, resource)
         self._informers.clear()
+
+
+def _nothing(_: Object) -> None:
+    """What a watch maps by that does not say so: not asked for."""
 
 
 _ONCE: Final = (0,)
@@ -394,14 +403,18 @@ class SimKube:
             manifest, manager, by, at, force=force)))
 
     def delete(self, kind: type[T], key: Key, *, propagation: str = "Background", uid: str = "") -> None:
-        self._write("delete", "Delete", (kind, key), lambda by, at: self._server.delete(
-            kind, key, by, at, propagation=propagation, uid=uid))
+        what = (kind, key)
+        if propagation == "Background" and not uid:
+            self._write("delete", "Delete", what, self._server.delete, what)
+        else:
+            self._write("delete", "Delete", what, lambda by, at: self._server.delete(
+                kind, key, by, at, propagation=propagation, uid=uid))
 
     def event(self, about: Object, type_: str, reason: str, message: str) -> None:
         # Recorders send from a background queue: the pass pays nothing. Skipping it would lose the event, though.
-        self._meter.effects += 1
-        self._server.record_event(about, type_, reason, message, self._meter.controller,
-                                  self._server.env.now + self._meter.cost_ns)
+        meter, server = self._meter, self._server
+        meter.effects += 1
+        server.record_event(about, type_, reason, message, meter.controller, server.env._now + meter.cost_ns)
 
     # --- inside
 

@@ -720,9 +720,12 @@ def _decoded(resource: Resource, manifest: dict[str, Any]) -> Object:
         raise bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}') from None
 
 
+_PROPAGATION = {"Foreground": (FOREGROUND,), "Orphan": (ORPHAN,)}
+
+
 def _deletion_finalizers(now: tuple[str, ...], propagation: str) -> tuple[str, ...]:
     """The finalizers of an object that is deleted this way: the collector's own come last."""
-    mine = {"Foreground": (FOREGROUND,), "Orphan": (ORPHAN,)}.get(propagation, ())
-    if not mine and not now:
+    mine = _PROPAGATION.get(propagation, ())
+    if not mine and FOREGROUND not in now and ORPHAN not in now:
         return now
     return (*(f for f in now if f not in (FOREGROUND, ORPHAN)), *mine)
