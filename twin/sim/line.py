@@ -147,6 +147,7 @@ class Line(WorkQueue):
         kept = self._kept
         if kept is not None:
             if not busy and not kept.parts and len(kept.holes) * self._train < len(keys) and kept.keys == keys:
+                self._kept = None
                 self._board(kept, now)
                 return []
             self._release()
