@@ -34,7 +34,7 @@ class BackOff:
 class WorkQueue:
     """FIFO of ready keys (`line`) and timers that feed it."""
 
-    __slots__ = ("_backoff", "_bucket_at", "_failures", "_heap", "_latest", "_rounds", "_seq", "due", "entered", "line",
+    __slots__ = ("_backoff", "_bucket_at", "_heap", "_latest", "_rounds", "_seq", "due", "entered", "failed", "line",
                  "soonest")
 
     def __init__(self, backoff: BackOff = BackOff()) -> None:
@@ -50,7 +50,8 @@ class WorkQueue:
         """When the last timer of each row fires."""
         self._heap: list[tuple[int, int, Key]] = []
         self._seq = 0
-        self._failures: dict[Key, int] = {}
+        self.failed: dict[Key, int] = {}
+        """Keys whose last passes failed, and how often in a row."""
         self._backoff = backoff
         self._bucket_at = -(10**30)
 
@@ -99,8 +100,8 @@ class WorkQueue:
 
     def push_failed(self, key: Key, now: int) -> int:
         """Put the key in line after its back-off. Returns the timer in force."""
-        n = self._failures.get(key, 0)
-        self._failures[key] = n + 1
+        n = self.failed.get(key, 0)
+        self.failed[key] = n + 1
         b = self._backoff
         delay = min(b.base_ns << n, b.max_ns) if n < 60 else b.max_ns
         interval = NS // b.bucket_qps
@@ -109,15 +110,10 @@ class WorkQueue:
 
     def forget(self, key: Key) -> None:
         """The key's last pass succeeded: its back-off starts anew."""
-        self._failures.pop(key, None)
-
-    @property
-    def failing(self) -> bool:
-        """Has the last pass of any key failed?"""
-        return bool(self._failures)
+        self.failed.pop(key, None)
 
     def failures(self, key: Key) -> int:
-        return self._failures.get(key, 0)
+        return self.failed.get(key, 0)
 
     def next_due(self) -> int | None:
         """When the next timer fires, or None."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from twin.backends.base import ASKED_FOR_CREDENTIALS, ApiError, Unavailable, View
 from twin.model.kinds import KINDS
@@ -142,30 +142,29 @@ class Informer:
         for view in self.views:
             for token in view.observe(old, new):
                 touch(self.cache.view_readers, token)
-        for _ in _TWICE if self.cache.twice else _ONCE:
-            for add, reconciler, to, when, woken, by, _, _ in self.watchers:
-                if when is not None and not when(old, new):
-                    continue
-                if to is None:
-                    add(key)
-                elif woken is not None:
-                    if old is not None and new is not None and by(old) is by(new):
-                        was = now = woken.by_object[key]
-                    else:
-                        now = () if new is None else tuple(to(reconciler, new))
-                        was = woken.put(key, None if new is None else now)
-                    for one in now:
-                        add(one)
-                    if was is not now and was != now:
-                        for one in was:
-                            add(one)
+        for add, reconciler, to, when, woken, by, _, _ in self.watchers * 2 if self.cache.twice else self.watchers:
+            if when is not None and not when(old, new):
+                continue
+            if to is None:
+                add(key)
+            elif woken is not None:
+                if old is not None and new is not None and by(old) is by(new):
+                    was = now = woken.by_object[key]
                 else:
-                    if new is not None:
-                        for one in to(reconciler, new):
-                            add(one)
-                    if old is not None and old is not new:
-                        for one in to(reconciler, old):
-                            add(one)
+                    now = () if new is None else tuple(to(reconciler, new))
+                    was = woken.put(key, None if new is None else now)
+                for one in now:
+                    add(one)
+                if was is not now and was != now:
+                    for one in was:
+                        add(one)
+            else:
+                if new is not None:
+                    for one in to(reconciler, new):
+                        add(one)
+                if old is not None and old is not new:
+                    for one in to(reconciler, old):
+                        add(one)
 
     def _reindex(self, key: Key, old: Object | None, new: Object | None) -> None:
         readers = self.readers
@@ -259,10 +258,6 @@ class Cache:
 
 def _nothing(_: Object) -> None:
     """What a watch maps by that does not say so: not asked for."""
-
-
-_ONCE: Final = (0,)
-_TWICE: Final = (0, 0)
 
 
 def _mapped(objects: Mapping[Key, Object], watcher: Watcher) -> Iterable[Key]:

@@ -95,7 +95,7 @@ class Line(WorkQueue):
         self.memos: dict[Key, tuple[int, int | None]] = {}
         """Keys whose next pass is known to change nothing: its cost, and after how long it comes again."""
         self.offsets: dict[Key, tuple[int, int]] = {}
-        """Of keys in line: the known work that was ever put in line before it, and its own."""
+        """Of keys in line that are known unchanged: the known work that was ever put in line before it, and its own."""
         self.head_offset = 0
         self.tail_offset = 0
         self.where: dict[Key, tuple[Train, int]] = {}
@@ -122,15 +122,12 @@ class Line(WorkQueue):
         """The key, which is in no train, gets in line: note the work ahead of it."""
         self.entered[key] = at
         self.line.append(key)
-        offset = self.tail_offset
-        memo = self.memos.get(key)
-        if memo is None:
-            self.offsets[key] = (offset, 0)
-            self._fresh.append((offset, key))
-        else:
-            cost = memo[0]
+        if key in self.memos:
+            offset, cost = self.tail_offset, self.memos[key][0]
             self.offsets[key] = (offset, cost)
             self.tail_offset = offset + cost
+        else:
+            self._fresh.append((self.tail_offset, key))
 
     def enter_all(self, keys: list[Key], now: int, busy: Mapping[Key, int]) -> list[Key]:
         """As `enter` for each but those that are being worked on; these are returned, if they are not in line.
@@ -248,10 +245,11 @@ class Line(WorkQueue):
     def take(self) -> tuple[Key, int]:
         """The first in line, which stands there by itself, and when it entered."""
         key: Key = self.line.popleft()
-        offset, cost = self.offsets.pop(key)
-        self.head_offset = offset + cost  # what stands behind it has that much less ahead
         if self._fresh and self._fresh[0][1] is key:
-            self._fresh.popleft()
+            self.head_offset = self._fresh.popleft()[0]
+        else:
+            offset, cost = self.offsets.pop(key)
+            self.head_offset = offset + cost  # what stands behind it has that much less ahead
         return key, self.entered.pop(key)
 
     def expose(self, key: Key) -> int | None:

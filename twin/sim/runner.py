@@ -330,20 +330,19 @@ class Runner:
             return
         if self._wake_at == at:
             self._wake_at = -1
-        queue, free = self.queue, self._free[0]
-        line = queue.line
-        if self._redo or not line or line[0] in queue.memos or queue.entered.get(line[0], _NEVER) > at or free > at:
+        queue, free = self.queue, self._free
+        line, entered = queue.line, queue.entered
+        if self._redo or not line or line[0] in queue.memos or entered.get(line[0], _NEVER) > at or free[0] > at:
             self._replay(at - 1)
             if at >= queue.soonest:
                 queue.mature(at)
             self._replay(at)
-            free = self._free[0]
         elif at >= queue.soonest:
             queue.mature(at)
-        if line and free <= at and queue.entered.get(line[0], _NEVER) <= at:
-            key, entered = queue.take()
-            self.stats.waits_ns.append(at - entered)
-            self._run(key, entered, at)
+        if line and free[0] <= at and entered.get(line[0], _NEVER) <= at:
+            key, since = queue.take()
+            self.stats.waits_ns.append(at - since)
+            self._run(key, since, at)
         self._arm()
 
     # --- one pass
@@ -389,7 +388,7 @@ class Runner:
             self._error(key, result.error)
             heappush(self._stale_due, (queue.push_failed(key, end), key))
         else:
-            if queue.failing:
+            if queue.failed:
                 queue.forget(key)
             again = None if result.requeue_after_s is None else round(result.requeue_after_s * NS)
             if self._collapse and not meter.effects:
