@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
+
 from twin.backends.base import KubeReader
-from twin.model.meta import Key
+from twin.model.meta import Key, Object
 from twin.model.provisioning import Dpu, DpuCluster, DpuClusterRef, Phase
 from twin.runtime.memory import Memory
 
@@ -15,6 +17,25 @@ TOKEN = "allocator"
 
 class NoRoom(Exception):
     """No DPUCluster takes the DPU; the text is upstream's."""
+
+
+class Unallocated:
+    """A `View` (twin.backends.base): the DPUs that have no DPUCluster yet, oldest first."""
+
+    kinds: tuple[type[Object], ...] = (Dpu,)
+
+    def __init__(self) -> None:
+        self.keys: dict[Key, None] = {}
+
+    def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
+        if isinstance(new, Dpu):
+            if not new.spec.cluster.name:
+                self.keys[new.key] = None
+            elif self.keys:
+                self.keys.pop(new.key, None)
+        elif old is not None:
+            self.keys.pop(old.key, None)
+        return ()
 
 
 class Allocator:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from controllers.provisioning import dpu_tasks
-from controllers.provisioning.allocator import Allocator
+from controllers.provisioning.allocator import Allocator, Unallocated
 from controllers.provisioning.dpu_pass import Pass, Unmet
 from controllers.provisioning.dpu_phases import PHASES
 from twin.model.meta import Key, Object, replace
@@ -36,7 +36,7 @@ def _annotations_changed(old: Object | None, new: Object | None) -> bool:
 
 
 def _waiting_for_a_cluster(me: DpuReconciler, _: Object) -> Iterable[Key]:
-    return [dpu.key for dpu in me.backends.kube.list(Dpu) if not dpu.spec.cluster.name]
+    return list(me.backends.kube.view(Unallocated, None).keys)
 
 
 def _of_dpu_node(me: DpuReconciler, node: Object) -> Iterable[Key]:

@@ -39,7 +39,7 @@ class Train:
         self.parts: list[Part] = []
         """Where its keys are now. Those in no part go on by themselves, or have nothing to do."""
         self.holes: list[int] = []
-        """The keys that were taken out, in order."""
+        """The keys that go by themselves, in order."""
 
 
 class Part:
@@ -135,9 +135,6 @@ class Line(WorkQueue):
         Keys that are known unchanged and wait for nothing may form a train.
         """
         entered, where, due, memos = self.entered, self.where, self.due, self.memos
-        run: list[Key] = []
-        costs: list[int] = []
-        again: int | None = None
         if not keys:
             return []
         self.dissolve()
@@ -150,27 +147,17 @@ class Line(WorkQueue):
             self._release()
         fresh = [k for k in keys if k not in entered and k not in where]
         held = [k for k in busy if k in fresh]
-        for key in [k for k in fresh if k not in held] if held else fresh:
-            memo = None if key in due else memos.get(key)
-            if run and (memo is None or memo[1] != again or not memo[0]):
-                self._enter_run(run, costs, again, now)
-                run, costs = [], []
-            if memo is None or not memo[0]:
+        if held:
+            fresh = [k for k in fresh if k not in held]
+        known = [None if k in due else memos.get(k) for k in fresh]
+        again = next((memo[1] for memo in known if memo is not None), None)
+        costs = [0 if memo is None or memo[1] != again else memo[0] for memo in known]
+        if len(fresh) >= self._train and costs.count(0) * self._train < len(fresh):
+            self._board(self._made(fresh, costs, again), now)
+        else:
+            for key in fresh:
                 self.append(key, now)
-            else:
-                run.append(key)
-                costs.append(memo[0])
-                again = memo[1]
-        if run:
-            self._enter_run(run, costs, again, now)
         return held
-
-    def _enter_run(self, keys: list[Key], costs: list[int], again: int | None, now: int) -> None:
-        if len(keys) < self._train:
-            for key in keys:
-                self.append(key, now)
-            return
-        self._board(self._made(keys, costs, again), now)
 
     def _board(self, train: Train, now: int) -> None:
         """The whole train gets in line; so do the keys that were taken out of it, each by itself in its place."""
@@ -381,9 +368,13 @@ class Line(WorkQueue):
         self._riding = 0
 
     def _made(self, keys: list[Key], costs: list[int], again: int | None) -> Train:
+        """A train of these keys; one without a cost stays by itself."""
         train = Train(keys, costs, again)
         for i, key in enumerate(keys):
-            self.where[key] = (train, i)
+            if costs[i]:
+                self.where[key] = (train, i)
+            else:
+                train.holes.append(i)
         return train
 
     # --- over what is known
@@ -458,7 +449,7 @@ class Line(WorkQueue):
                 free += cost
                 self.push_after(key, free, again)
             return
-        if len(keys) >= self._train and all(costs):
+        if len(keys) >= self._train and 0 not in costs:
             self._depart(self._made(keys, costs, again), 0, len(keys), began + again, row)
             return
         due, seq, at = self.due, self._seq, 0
