@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpu_bench import NS, Bench
 
-from controllers.provisioning.allocator import Allocator
+from controllers.provisioning.allocator import Allocator, Unallocated
 from twin.model.meta import Key, ObjectMeta, replace
 from twin.model.provisioning import Dpu, DpuCluster, DpuClusterRef, DpuClusterStatus, DpuSpec, DpuStatus, Phase
 from twin.runtime.memory import Memory
@@ -142,3 +142,19 @@ def test_a_dpu_is_counted_anew_when_its_cluster_was_forgotten_its_place_was_free
     assert counts(replace(dpu, status=DpuStatus(phase=Phase.DELETING))) == [0, 0]
     assert counts(dpu) == [1, 0]
     assert counts(replace(dpu, spec=replace(dpu.spec, cluster=DpuClusterRef(name="c2", namespace=NS)))) == [1, 1]
+
+
+def test_the_view_holds_the_dpus_without_a_cluster_oldest_first() -> None:
+    view = Unallocated()
+    first, second = (Dpu(metadata=ObjectMeta(namespace=NS, name=name), spec=DpuSpec(
+        dpu_node_name="n", dpu_device_name=name, bfb="b", dpu_flavor="f")) for name in ("d2", "d1"))
+    for dpu in (first, second):
+        view.observe(None, dpu)
+    view.observe(first, replace(first, status=DpuStatus(phase=Phase.PENDING)))
+    assert list(view.keys) == [first.key, second.key]
+    placed = replace(first, spec=replace(first.spec, cluster=DpuClusterRef(name="c1", namespace=NS)))
+    view.observe(first, placed)
+    assert list(view.keys) == [second.key]
+    view.observe(second, None)
+    view.observe(placed, None)
+    assert list(view.keys) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from scenarios.result import Run, summarise
 from scenarios.run import run
 from scenarios.story import Story
 from twin.model.mistakes import BadInput
+from twin.sim.world import World
 
 LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
 INSTALL = LIBRARY / "first-install.yaml"
@@ -51,6 +53,20 @@ def test_replications_differ_and_each_replays_alone() -> None:
 
 def test_the_first_replication_has_the_scenarios_own_seed() -> None:
     assert replicate(install())[0].trace.digest == run(install()).trace.digest
+
+
+def test_worlds_of_earlier_runs_do_not_pile_up() -> None:
+    worlds: list[weakref.ref[World]] = []
+
+    def look(story: Story, _: float) -> None:
+        if not any(world() is story.world for world in worlds):
+            worlds.append(weakref.ref(story.world))
+
+    for _ in range(3):
+        run(install(), progress=look)
+
+    assert len(worlds) == 3
+    assert [world() for world in worlds[:2]] == [None, None]
 
 
 def test_only_the_first_replication_keeps_its_records() -> None:

@@ -2,9 +2,9 @@
 
 A poll that changes nothing costs nothing (HOUSE rule): a pass is a function of what it read, so a pass that wrote
 nothing is remembered with its cost and with everything it read. While none of that changes, later passes of the key
-are not run; the worker is still charged for them. They are replayed in a tight loop, in exact integer arithmetic, only
-when something that matters to this controller happens. `collapse=False` runs every pass as an event of its own; both
-give the same digest (tests/sim/test_runner.py).
+are not run; the worker is still charged for them. They are passed over (`twin.sim.line`), in exact integer arithmetic,
+only when something that matters to this controller happens. `collapse=False` runs every pass as an event of its own;
+both give the same digest (tests/sim/test_runner.py).
 
 Order within one instant: everything that happens in the world comes first, then passes, controller by controller.
 """
