@@ -12,6 +12,7 @@ run minus the first install's.
 
 `against bare SimPy` compares with plain SimPy working off the same number of kernel events at the same times: one
 generator process per DPU that yields timeouts, spread evenly over the virtual time of the run, and nothing else.
+`that plays the polls, too` has it yield one more for each pass that the twin passed over by arithmetic: SimPy cannot.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def measured(scenario: Any) -> dict[str, float]:
         calibration_s = min(calibration_s, fixed_loop_s())
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     passes = sum(r.count for r in result.reconciles)
+    skipped = passes - int(result.figures.get("reconciles_run", 0))
     return {
         "cpu_s": cpu_s, "dpus": dpus, "converged": float(result.converged), "virtual_s": result.virtual_s,
         "events": result.events, "records": result.trace.records, "reconciles": passes,
@@ -76,6 +78,7 @@ def measured(scenario: Any) -> dict[str, float]:
         "deliveries": result.figures.get("deliveries", 0), "peak_mib": after / 1024,
         "bytes_per_dpu": (after - before) * 1024 / dpus, "calibration_s": calibration_s,
         "bare_s": replay_s(result.events, dpus, result.virtual_s),
+        "polling_s": replay_s(result.events + skipped, dpus, result.virtual_s),
     }
 
 
@@ -141,6 +144,7 @@ def table(names: list[str]) -> list[Row]:
     for name, r in found.items():
         rows += [
             Row(f"{name} against bare SimPy with as many events", r["cpu_s"] / r["bare_s"], "x", 8.0, 5.0),
+            Row(f"{name} against bare SimPy that plays the polls, too", r["cpu_s"] / r["polling_s"], "x"),
             Row(f"{name} reconciles run", r["reconciles_run"], ""),
             Row(f"{name} reconciles skipped", r["reconciles"] - r["reconciles_run"], ""),
             Row(f"{name} writes", r["writes"], ""),
