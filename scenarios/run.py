@@ -13,8 +13,10 @@ from scenarios.story import Story
 from twin.sim.trace import Trace
 from twin.sim.world import Options, World
 
+WORTHWHILE = 100_000
+"""Kernel events of earlier runs whose worlds are worth a collection: about 600 DPUs' first install."""
 _worlds: list[weakref.ref[World]] = []
-"""That of the last run in this process."""
+"""Those of earlier runs in this process, each a circle of references that only the collector takes away."""
 
 
 def run(scenario: Scenario, seed: int | None = None, *, replication: int = 0, keep_trace: bool = False,
@@ -27,9 +29,9 @@ def run(scenario: Scenario, seed: int | None = None, *, replication: int = 0, ke
     """
     began = time.perf_counter()
     collecting = gc.isenabled()
-    if any(world() is not None for world in _worlds):
-        gc.collect()  # the world of an earlier run is a circle of references: nothing else takes it away
-    _worlds.clear()
+    if sum(map(_executed, _worlds)) > WORTHWHILE:
+        gc.collect()
+        _worlds.clear()
     gc.disable()  # a run makes millions of acyclic objects; the collector would only walk them
     try:
         story = Story(scenario, scenario.seed if seed is None else seed, Trace(keep=keep_trace, objects=keep_objects),
@@ -43,3 +45,9 @@ def run(scenario: Scenario, seed: int | None = None, *, replication: int = 0, ke
             gc.freeze()
             gc.unfreeze()
             gc.enable()
+
+
+def _executed(ref: weakref.ref[World]) -> int:
+    """Kernel events of this world; 0 if it has gone."""
+    world = ref()
+    return 0 if world is None else world.env.executed

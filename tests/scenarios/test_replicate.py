@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import scenarios.replicate
+import scenarios.run
 from api.cli import call
 from scenarios.base import Manifest, ObjectId, Scenario, Step
 from scenarios.load import load_scenario
@@ -55,7 +56,8 @@ def test_the_first_replication_has_the_scenarios_own_seed() -> None:
     assert replicate(install())[0].trace.digest == run(install()).trace.digest
 
 
-def test_worlds_of_earlier_runs_do_not_pile_up() -> None:
+def test_worlds_of_earlier_runs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenarios.run, "WORTHWHILE", 100)
     worlds: list[weakref.ref[World]] = []
 
     def look(story: Story, _: float) -> None:

@@ -7,9 +7,9 @@ Empty and absent fields are left out when written, as Go's omitempty does.
 
 from __future__ import annotations
 
-import calendar
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
@@ -148,7 +148,7 @@ def format_time(now: float) -> str:
 @lru_cache(maxsize=4096)
 def parse_time(text: str) -> float:
     """The inverse of `format_time`, in seconds since the Unix epoch. Fractions of a second are dropped."""
-    return float(calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")))
+    return datetime.fromisoformat(text[:19] + "+00:00").timestamp()
 
 
 def condition(conditions: Conditions, type_: str) -> Condition | None:

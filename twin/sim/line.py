@@ -145,7 +145,7 @@ class Line(WorkQueue):
                 self._board(kept, now)
                 return []
             self._release()
-        fresh = [k for k in keys if k not in entered and k not in where]
+        fresh = [k for k in keys if k not in where and k not in entered]
         held = [k for k in busy if k in fresh]
         if held:
             fresh = [k for k in fresh if k not in held]
