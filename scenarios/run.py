@@ -31,7 +31,7 @@ def run(scenario: Scenario, seed: int | None = None, *, replication: int = 0, ke
     collecting = gc.isenabled()
     if sum(map(_executed, _worlds)) > WORTHWHILE:
         gc.collect()
-        _worlds.clear()
+    _worlds[:] = [world for world in _worlds if world() is not None]
     gc.disable()  # a run makes millions of acyclic objects; the collector would only walk them
     try:
         story = Story(scenario, scenario.seed if seed is None else seed, Trace(keep=keep_trace, objects=keep_objects),
