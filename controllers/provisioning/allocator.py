@@ -25,16 +25,19 @@ class Unallocated:
     kinds: tuple[type[Object], ...] = (Dpu,)
 
     def __init__(self) -> None:
-        self.keys: dict[Key, None] = {}
+        self._keys: dict[Key, None] = {}
+
+    def dpus(self) -> list[Key]:
+        return list(self._keys)
 
     def observe(self, old: Object | None, new: Object | None) -> Iterable[Hashable]:
         if isinstance(new, Dpu):
             if not new.spec.cluster.name:
-                self.keys[new.key] = None
-            elif self.keys:
-                self.keys.pop(new.key, None)
+                self._keys[new.key] = None
+            elif self._keys:
+                self._keys.pop(new.key, None)
         elif old is not None:
-            self.keys.pop(old.key, None)
+            self._keys.pop(old.key, None)
         return ()
 
 

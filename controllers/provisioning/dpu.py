@@ -36,7 +36,7 @@ def _annotations_changed(old: Object | None, new: Object | None) -> bool:
 
 
 def _waiting_for_a_cluster(me: DpuReconciler, _: Object) -> Iterable[Key]:
-    return list(me.backends.kube.view(Unallocated, None).keys)
+    return me.backends.kube.view(Unallocated, None).dpus()
 
 
 def _of_dpu_node(me: DpuReconciler, node: Object) -> Iterable[Key]:

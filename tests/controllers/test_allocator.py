@@ -151,10 +151,10 @@ def test_the_view_holds_the_dpus_without_a_cluster_oldest_first() -> None:
     for dpu in (first, second):
         view.observe(None, dpu)
     view.observe(first, replace(first, status=DpuStatus(phase=Phase.PENDING)))
-    assert list(view.keys) == [first.key, second.key]
+    assert view.dpus() == [first.key, second.key]
     placed = replace(first, spec=replace(first.spec, cluster=DpuClusterRef(name="c1", namespace=NS)))
     view.observe(first, placed)
-    assert list(view.keys) == [second.key]
+    assert view.dpus() == [second.key]
     view.observe(second, None)
     view.observe(placed, None)
-    assert list(view.keys) == []
+    assert view.dpus() == []
