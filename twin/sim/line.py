@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from twin.model.meta import Key
 from twin.runtime.queue import BackOff, WorkQueue, ripe
+from twin.sim.rounds import whole_rounds
 
 _NEVER: Final = 1 << 62
 _NOWHERE: Final = (None, 0)
@@ -40,6 +41,10 @@ class Train:
         """Where its keys are now. Those in no part go on by themselves, or have nothing to do."""
         self.holes: list[int] = []
         """The keys that go by themselves, in order."""
+
+    def part_of(self, i: int) -> Part | None:
+        """Where poll i is now."""
+        return next((p for p in self.parts if p.first <= i < p.end), None)
 
 
 class Part:
@@ -256,12 +261,7 @@ class Line(WorkQueue):
         line = self.line
         if not line:
             return None
-        head = line[0]
-        at = self.entered.get(head)
-        if at is None:
-            at = head.moment(head.first)
-        if at < free:
-            at = free
+        head, at = line[0], self.first_start(free)
         if head not in self.memos and head.__class__ is not Part:
             return at
         first = self._fresh[0][0] if self._fresh else None
@@ -280,7 +280,7 @@ class Line(WorkQueue):
         """Take a key out of its train: it goes on by itself, in its place. False, and nothing is done, if that is in
         line."""
         train, i = self.where[key]
-        part = next((p for p in train.parts if p.first <= i < p.end), None)
+        part = train.part_of(i)
         if part is None:
             insort(train.holes, i)
             del self.where[key]
@@ -309,7 +309,8 @@ class Line(WorkQueue):
         if self.lift(key):
             return
         train, i = self.where[key]
-        part = next(p for p in train.parts if p.first <= i < p.end)
+        part = train.part_of(i)
+        assert part is not None
         line = self.line
         at = line.index(part)
         line.rotate(-at)
@@ -574,64 +575,24 @@ class Line(WorkQueue):
         return Passed(passed, spent, free, key)
 
     def _jump(self, delay: int, row: deque[Any], free: int, end: int) -> Passed | None:
-        """Whole rounds of a row by arithmetic, as many as start until `end`; None if there are fewer than three.
-
-        A poll that starts when it is due moves by delay + cost each round; one that waits for the poll before it moves
-        with that one. While it stays the same who waits, all starts are linear in the number of rounds: what holds in
-        the second round and in the last holds in between. Where all wait and a round takes longer than any poll's
-        delay, all wait for ever and each start moves by the whole round.
-        """
-        memos, due = self.memos, self.due
+        """Whole rounds of a row, as many as start until `end`; None if there are fewer than three."""
         if row[-1][0] + 3 * delay > end:
             return None
-        slope, all_wait, longest = -1, True, 0
-        polls: list[tuple[int, int, int, Key]] = []  # start in the first round, cost, move per round, key
-        linear = True
+        timers: list[tuple[int, int]] = []
         for at, _, key in row:
-            memo = memos.get(key)
-            if memo is None or memo[1] != delay or due.get(key) != at:
+            memo = self.memos.get(key)
+            if memo is None or memo[1] != delay or self.due.get(key) != at:
                 return None
-            cost = memo[0]
-            if at > free:
-                all_wait = False
-            if not polls or at >= free:
-                start, slope = max(at, free), delay + cost
-            else:
-                start = free
-                linear &= delay + cost <= slope
-            free = start + cost
-            if cost > longest:
-                longest = cost
-            polls.append((start, cost, slope, key))
-        last, around = polls[-1][0], free - polls[0][0]
-        if all_wait and around >= delay + longest:
-            rounds = (end - last) // around + 1
-            polls = [(start, cost, around, key) for start, cost, _, key in polls]
-        elif linear:
-            rounds = (end - last) // slope + 1
-            while rounds > 2 and not (_same(polls, delay, 1) and _same(polls, delay, rounds - 1)):
-                rounds //= 2
-        else:
-            return None
+            timers.append((at, memo[0]))
+        rounds, polls = whole_rounds(timers, delay, free, end)
         if rounds < 3:
             return None
-        count, seq = len(polls), self._seq + (rounds - 1) * len(polls)
+        keys, seq = [key for _, _, key in row], self._seq + (rounds - 1) * len(row)
         row.clear()
-        for i, (start, cost, slope, key) in enumerate(polls, 1):
-            free = start + (rounds - 1) * slope + cost
-            due[key] = free + delay
-            row.append((free + delay, seq + i, key))
-        self._seq, self.soonest, self._latest[delay] = seq + count, 0, free + delay
-        return Passed(rounds * count, rounds * sum(cost for _, cost, _, _ in polls), free, polls[-1][3])
-
-
-def _same(polls: list[tuple[int, int, int, Key]], delay: int, n: int) -> bool:
-    """Does every poll that moves by itself start when it is due in round n, the first one of them after round n - 1?"""
-    start, cost, slope, _ = polls[-1]
-    free = start + (n - 1) * slope + cost
-    for start, cost, slope, _ in polls:
-        starts = start + n * slope
-        if starts < free:
-            return False
-        free = starts + cost
-    return True
+        for key, poll in zip(keys, polls, strict=True):
+            seq += 1
+            free = poll.start + (rounds - 1) * poll.slope + poll.cost
+            self.due[key] = free + delay
+            row.append((free + delay, seq, key))
+        self._seq, self.soonest, self._latest[delay] = seq, 0, free + delay
+        return Passed(rounds * len(keys), rounds * sum(poll.cost for poll in polls), free, keys[-1])
