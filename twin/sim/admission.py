@@ -205,12 +205,7 @@ def admit_typed(kind: type[Object], new: Object, old: Object | None, subresource
         errors = typed_metadata_errors(kind, new, old)
         errors += typed.body_errors(kind, new, old) if has_crd(kind) else core_object_errors(new, old)
     if errors:
-        raise quick_refusal(kind, new.metadata.name, errors)
-
-
-def quick_refusal(kind: type[Object], name: str, errors: list[FieldError]) -> Invalid:
-    """The 422 for what the quick check has found."""
-    return invalid(kind, name, _in_server_order(kind, errors))
+        raise invalid(kind, new.metadata.name, _in_server_order(kind, errors))
 
 
 def admit_object(

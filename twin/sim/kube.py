@@ -21,10 +21,10 @@ from twin.model.kinds import from_manifest, kind_of, to_manifest
 from twin.model.merge import merge_json, merged
 from twin.model.meta import Key, Object, ObjectMeta, Unstructured, format_time, new_key, replace
 from twin.model.schema import has_crd
-from twin.model.typed import as_sent, status_errors, with_default_status, with_defaults
+from twin.model.typed import as_sent, with_default_status, with_defaults
 from twin.runtime.events import Correlator
 from twin.sim import apply as ssa
-from twin.sim.admission import admit, admit_object, admit_typed, quick_refusal
+from twin.sim.admission import admit, admit_object, admit_typed
 from twin.sim.clock import EPOCH, SECOND, TwinEnvironment
 from twin.sim.fieldset import shape_of
 from twin.sim.garbage import FOREGROUND, ORPHAN, Collector
@@ -46,7 +46,7 @@ from twin.sim.status import (
     resource_parts,
     too_large_version,
 )
-from twin.sim.trace import Trace, Write
+from twin.sim.trace import Trace
 from twin.sim.watch import ApiWatch, History
 
 __all__ = ["ApiServer", "Observer", "Resource"]
@@ -309,10 +309,12 @@ class ApiServer:
         status, before = obj.status, old.status  # type: ignore[attr-defined]
         if status == before and managed in (None, was.managed_fields) and not self._unstored(resource, key, was):
             return old
-        if not admitted and (errors := status_errors(type(obj), status, before)):
-            error = quick_refusal(type(obj), key.name, errors)
-            self._refused(resource, key, verb, by, at_ns, error.reason)
-            raise error
+        if not admitted:
+            try:
+                admit_typed(type(obj), obj, old, "status")
+            except ApiError as error:
+                self._refused(resource, key, verb, by, at_ns, error.reason)
+                raise
         if managed is None and was.managed_fields:
             managed = self._followed(old, replace(old, status=status), by, at_ns, "status").metadata.managed_fields
         self._rv += 1
@@ -628,8 +630,8 @@ class ApiServer:
         old, obj = (before, new) if new is not None else (gone, gone)
         assert obj is not None
         env, trace = self.env, self.trace
-        trace.emit(Write(at_ns / SECOND, by, verb, self.name, obj.KIND or kind_name(resource), key[0], key[1],
-                         obj.metadata.resource_version, ""))
+        trace.write(at_ns, by, verb, self.name, obj.KIND or kind_name(resource), key[0], key[1],
+                    obj.metadata.resource_version, "")
         if trace.keep_objects:
             trace.object(at_ns, "ADDED" if old is None else "DELETED" if new is None else "MODIFIED", self.name, obj)
         observers = self.observers.get(resource)

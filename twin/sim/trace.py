@@ -189,7 +189,7 @@ class Trace:
     def write(self, t_ns: int, controller: str, verb: str, cluster: str, kind: str, namespace: str, name: str,
               resource_version: str, outcome: str) -> None:
         """A write reached an API server. `outcome` is '' or the Status reason of the refusal (Conflict, ...)."""
-        self.emit(Write(t_ns / NS, controller, verb, cluster, kind, namespace, name, resource_version, outcome))
+        self._emit(Write(t_ns / NS, controller, verb, cluster, kind, namespace, name, resource_version, outcome))
 
     def object(self, t_ns: int, op: str, cluster: str, obj: Object) -> None:
         """A version of an object; kept only when objects are recorded, never hashed. `op` as in watch events."""
@@ -204,7 +204,7 @@ class Trace:
         """Somebody asked for (re)provisioning of these DPUs, or of all when none is named (a manifest was applied)."""
         record = Asked(t_ns / NS, why, tuple(dpus))
         self.asks.append(record)
-        self.emit(record)
+        self._emit(record)
 
     def phase(self, t_ns: int, dpu: str, phase: str) -> None:
         """A DPU's `status.phase` became this; '' when the object is gone. The same phase again is nothing new.
@@ -224,27 +224,27 @@ class Trace:
             self._in_phase[dpu] = (phase, t_s, attempt)
         elif before is not None:
             del self._in_phase[dpu]
-        self.emit(PhaseChange(t_s, dpu, phase, attempt))
+        self._emit(PhaseChange(t_s, dpu, phase, attempt))
 
     def device(self, t_ns: int, change: str, host: str, dpu: str = "", detail: str = "") -> None:
         """A host or a DPU did something (`host-reboot`, `dpu-reboot`, `install-failed`, `joined`, ...)."""
         self.device_changes[change] = self.device_changes.get(change, 0) + 1
-        self.emit(DeviceChange(t_ns / NS, change, host, dpu, detail))
+        self._emit(DeviceChange(t_ns / NS, change, host, dpu, detail))
 
     def fault(self, t_ns: int, kind: str, target: str, began: bool) -> None:
         record = Fault(t_ns / NS, kind, target, began)
         self.faults.append(record)
-        self.emit(record)
+        self._emit(record)
 
     def kube_event(self, t_ns: int, cluster: str, about: str, type_: str, reason: str, message: str) -> None:
         """A Kubernetes Event about `KIND/namespace/name`."""
-        self.emit(KubeEvent(t_ns / NS, cluster, about, type_, reason, message))
+        self._emit(KubeEvent(t_ns / NS, cluster, about, type_, reason, message))
 
     def outage_begin(self, t_ns: int, dpu: str, cause: str) -> None:
         """The DPU stops serving. Causes: drain, reboot, install, fault, service. Open already: nothing new."""
         if (dpu, cause) not in self._open_outages:
             t_s = self._open_outages[dpu, cause] = t_ns / NS
-            self.emit(Outage(t_s, dpu, cause, True))
+            self._emit(Outage(t_s, dpu, cause, True))
 
     def outage_end(self, t_ns: int, dpu: str, cause: str) -> None:
         start_s = self._open_outages.pop((dpu, cause), None)
@@ -252,13 +252,13 @@ class Trace:
             t_s = t_ns / NS
             if t_s > start_s:
                 self._outages.append(SpanRow(dpu, start_s, t_s, cause))
-            self.emit(Outage(t_s, dpu, cause, False))
+            self._emit(Outage(t_s, dpu, cause, False))
 
     def wait_begin(self, t_ns: int, dpu: str, constraint: str) -> None:
         """The DPU waits for this constraint (`worker dpu`, `maintenance`, ...). Open already: nothing new."""
         if (dpu, constraint) not in self._open_waits:
             t_s = self._open_waits[dpu, constraint] = t_ns / NS
-            self.emit(Wait(t_s, dpu, constraint, True))
+            self._emit(Wait(t_s, dpu, constraint, True))
 
     def wait_end(self, t_ns: int, dpu: str, constraint: str) -> None:
         start_s = self._open_waits.pop((dpu, constraint), None)
@@ -266,17 +266,17 @@ class Trace:
             t_s = t_ns / NS
             if t_s > start_s:
                 self._waits.append(SpanRow(dpu, start_s, t_s, constraint))
-            self.emit(Wait(t_s, dpu, constraint, False))
+            self._emit(Wait(t_s, dpu, constraint, False))
 
     def counter(self, t_ns: int, name: str, value: float) -> None:
         """A step series: `name` is `value` from now on."""
         t_s = t_ns / NS
         self.counters.setdefault(name, []).append((t_s, value))
-        self.emit(Counter(t_s, name, value))
+        self._emit(Counter(t_s, name, value))
 
     # --- the digest
 
-    def emit(self, record: _Record) -> None:
+    def _emit(self, record: _Record) -> None:
         """Add this record to the trace as it is."""
         buffer = self._buffer
         buffer.append(record)
