@@ -10,7 +10,7 @@ from controllers.provisioning.dpu_cluster_client import cluster_client
 from controllers.provisioning.dpu_pass import Pass, Unmet, fatal
 from twin.backends.base import ApiError, KubeApi, NotFound
 from twin.model.core import Node
-from twin.model.meta import Key, condition, condition_status, new_key, parse_time, replace, set_condition
+from twin.model.meta import Key, condition, condition_status, parse_time, replace, set_condition
 from twin.model.provisioning import DpuCluster, DpuStatus, Phase
 
 JOIN_TIMEOUT: Final = "join-timeout"
@@ -43,7 +43,7 @@ def dpu_cluster_config(p: Pass) -> DpuStatus:
 
 def _client(p: Pass, failed: str) -> KubeApi:
     ref = p.dpu.spec.cluster
-    cluster = p.find(DpuCluster, new_key(Key, (ref.namespace, ref.name)), "DPUClusterNotFound", "GetDPUClusterError")
+    cluster = p.find(DpuCluster, Key(ref.namespace, ref.name), "DPUClusterNotFound", "GetDPUClusterError")
     try:
         return cluster_client(p.b, p.kube, cluster, "dpu")
     except ValueError as error:
@@ -54,7 +54,7 @@ def _joined(p: Pass, client: KubeApi) -> Node:
     """The DPU's Node, joined and Ready."""
     name = p.key.name
     try:
-        node = client.read_live(Node, new_key(Key, ("", name)))
+        node = client.read_live(Node, Key("", name))
     except NotFound as error:
         raise Unmet("NodeNotFound", f"node {name} not found") from error
     except ApiError as error:
@@ -66,7 +66,7 @@ def _joined(p: Pass, client: KubeApi) -> Node:
 
 def _missing_labels(node: Node, wanted: Mapping[str, str]) -> dict[str, str]:
     have = node.metadata.labels
-    return {} if wanted.items() <= have.items() else {k: v for k, v in wanted.items() if have.get(k) != v}
+    return {name: value for name, value in wanted.items() if have.get(name) != value}
 
 
 def _timed_out(p: Pass) -> Unmet | None:
@@ -90,7 +90,7 @@ def ready(p: Pass) -> DpuStatus:
     client = _client(p, "DPUClusterClientGetError")
     try:
         # upstream: joined-by-stale-node. Any Node of this name will do, whoever joined it.
-        node = client.read_live(Node, new_key(Key, ("", p.key.name)))
+        node = client.read_live(Node, Key("", p.key.name))
     except NotFound as error:
         raise Unmet("NodeNotFound", str(error)) from error
     except ApiError as error:

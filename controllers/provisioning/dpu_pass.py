@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from twin.backends.base import ApiError, DmsTarget, KubeReader, RpcError
 from twin.model.core import Secret
-from twin.model.meta import Key, Object, new_key, replace, set_condition
+from twin.model.meta import Key, Object, replace, set_condition
 from twin.model.names import Label
 from twin.model.provisioning import Dpu, DpuNode, DpuStatus, Phase
 from twin.runtime.backends import Backends
@@ -66,7 +66,7 @@ class Pass:
 
     def beside(self, name: str) -> Key:
         """The key of what has this name in the DPU's namespace."""
-        return new_key(Key, (self.key.namespace, name))
+        return Key(self.key.namespace, name)
 
     def node(self) -> DpuNode:
         """The DPU's DPUNode, in the DPU's namespace."""
@@ -105,13 +105,13 @@ def dms_target(b: Backends, kube: KubeReader, dpu: Dpu) -> DmsTarget:
         ValueError: no DPUNode, no address, or no client Secret in the DPU's namespace.
     """
     namespace = dpu.metadata.namespace
-    node = kube.get(DpuNode, new_key(Key, (namespace, dpu.spec.dpu_node_name)))
+    node = kube.get(DpuNode, Key(namespace, dpu.spec.dpu_node_name))
     if node is None:
         raise ValueError(not_found(DpuNode, dpu.spec.dpu_node_name))
     address = node.spec.node_dms_address
     if address is None:
         raise ValueError(f"nodeDMSAddress of DPUNode {namespace}/{dpu.spec.dpu_node_name} is not set")
-    secret = new_key(Key, (namespace, b.settings.client_secret))
+    secret = Key(namespace, b.settings.client_secret)
     if kube.get(Secret, secret) is None:
         raise ValueError(f"client secret not found: {not_found(Secret, secret.name)}")
     return DmsTarget(address.ip, address.port, secret)

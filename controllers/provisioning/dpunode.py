@@ -26,7 +26,7 @@ from twin.model.meta import (
 from twin.model.names import Finalizer, Label, dms_pod
 from twin.model.provisioning import Dpu, DpuDevice, DpuDeviceSpec, DpuNode, DpuNodeStatus
 from twin.runtime.backends import Backends
-from twin.runtime.reconcile import DONE, Context, Result, Watch
+from twin.runtime.reconcile import DONE, Context, Result, Watch, labels_changed
 
 NEW: Final = DpuNodeStatus()
 
@@ -49,16 +49,9 @@ class Stop(Exception):
     """The pass ends here without a word."""
 
 
-def _labels_changed(old: Object | None, new: Object | None) -> bool:
-    if old is None or new is None:
-        return True
-    was, now = old.metadata.labels, new.metadata.labels
-    return was is not now and was != now
-
-
 def _of_node(reconciler: DpuNodeReconciler, node: Object) -> Iterable[Key]:
     """The DPUNodes whose kubeNodeRef is this Node."""
-    key = new_key(Key, (reconciler.settings.namespace, node.metadata.name))
+    key = Key(reconciler.settings.namespace, node.metadata.name)
     found = reconciler.kube.get(DpuNode, key)
     return () if found is None or found.status is None or found.status.kube_node_ref != node.metadata.name else (key,)
 
@@ -76,7 +69,7 @@ class DpuNodeReconciler:
 
     name: ClassVar[str] = "dpunode"
     watches: ClassVar[tuple[Watch, ...]] = (
-        Watch(DpuNode), Watch(Node, _of_node, _labels_changed, unchanged=False),
+        Watch(DpuNode), Watch(Node, _of_node, labels_changed, unchanged=False),
         Watch(Dpu, _of_dpu, by=attrgetter("spec")))
 
     @classmethod
@@ -90,7 +83,7 @@ class DpuNodeReconciler:
         node = None
         for ref in dpunode.metadata.owner_references:
             if ref.kind == Node.KIND:
-                node = self.kube.get(Node, new_key(Key, ("", ref.name)))
+                node = self.kube.get(Node, Key("", ref.name))
                 if node is None:
                     return self._host_gone(dpunode)
                 break
@@ -165,7 +158,7 @@ class DpuNodeReconciler:
 
     def _check_pod(self, ctx: Context, node: str) -> None:
         """Where the host's DMS pod stands. It decides, not the DMS itself, whether we go on."""
-        pod = self.kube.get(Pod, new_key(Key, (self.settings.namespace, dms_pod(node))))
+        pod = self.kube.get(Pod, Key(self.settings.namespace, dms_pod(node)))
         if pod is None:
             raise Stop  # upstream: dpunode-ready-without-dms-pod. Ready keeps what it last said.
         if pod.deleting:
@@ -197,7 +190,7 @@ class DpuNodeReconciler:
         labels: dict[str, str] = {}
         meta = dpunode.metadata
         for ref in dpunode.spec.dpus:
-            device = self.kube.get(DpuDevice, new_key(Key, (meta.namespace, ref.name)))
+            device = self.kube.get(DpuDevice, Key(meta.namespace, ref.name))
             wrong = ""
             if device is None:
                 wrong = f'DPUDevice "{ref.name}" not found'
@@ -222,7 +215,7 @@ class DpuNodeReconciler:
         address = dpunode.spec.node_dms_address
         if address is None:
             raise NotReady("NoNodeDMSAddress", "nodeDMSAddress is not set")
-        secret = new_key(Key, (self.settings.namespace, self.settings.client_secret))
+        secret = Key(self.settings.namespace, self.settings.client_secret)
         try:
             self.dms.dial(DmsTarget(address.ip, address.port, secret))
         except RpcError as error:
@@ -241,20 +234,12 @@ def _with_conditions(status: DpuNodeStatus, conditions: Conditions) -> DpuNodeSt
 
 def device_labels(node: str, spec: DpuDeviceSpec) -> dict[str, str]:
     """What a device's fields become as labels; absent fields give none."""
-    labels = {Label.DPUNODE_NAME: node}
-    if spec.pci_address is not None:
-        labels[Label.DEVICE_PCI_ADDRESS] = spec.pci_address
-    if spec.psid is not None:
-        labels[Label.DEVICE_PSID] = spec.psid
-    if spec.opn is not None:
-        labels[Label.DEVICE_OPN] = spec.opn
-    if spec.bmc_ip is not None:
-        labels[Label.DEVICE_BMC_IP] = spec.bmc_ip
-    if spec.number_of_pfs is not None:
-        labels[Label.DEVICE_NUM_OF_PFS] = str(spec.number_of_pfs)
-    if spec.pf0_name is not None:
-        labels[Label.DEVICE_PF0_NAME] = spec.pf0_name
-    return labels
+    found: dict[str, object] = {
+        Label.DPUNODE_NAME: node, Label.DEVICE_PCI_ADDRESS: spec.pci_address, Label.DEVICE_PSID: spec.psid,
+        Label.DEVICE_OPN: spec.opn, Label.DEVICE_BMC_IP: spec.bmc_ip, Label.DEVICE_NUM_OF_PFS: spec.number_of_pfs,
+        Label.DEVICE_PF0_NAME: spec.pf0_name,
+    }
+    return {label: str(value) for label, value in found.items() if value is not None}
 
 
 def _preflight_failure(pod: Pod) -> str:

@@ -25,7 +25,7 @@ from twin.model.provisioning import (
 )
 from twin.model.rollout import max_unavailable as max_unavailable
 from twin.runtime.backends import Backends
-from twin.runtime.reconcile import DONE, Context, Result, Watch, owner_key, owners
+from twin.runtime.reconcile import DONE, Context, Result, Watch, labels_changed, owner_key, owners
 
 THROTTLE: Final = "throttle-initial-create"
 WATCH_NODES: Final = "dpuset-watches-dpunodes"
@@ -40,13 +40,6 @@ def _every_set(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]:
 def _sets_naming(reconciler: DpuSetReconciler, changed: Object) -> Iterable[Key]:
     return [s.key for s in reconciler.kube.list(DpuSet, changed.metadata.namespace)
             if s.spec.dpu_template.spec.dpu_flavor == changed.metadata.name]
-
-
-def _labels_changed(old: Object | None, new: Object | None) -> bool:
-    if old is None or new is None:
-        return True
-    was, now = old.metadata.labels, new.metadata.labels
-    return was is not now and was != now
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class DpuSetReconciler:
                    Watch(DpuDevice, _every_set, alike=True), Watch(DpuFlavor, _sets_naming))
         if WATCH_NODES not in self.policies:
             return watched
-        return (*watched, Watch(DpuNode, _every_set, _labels_changed, alike=True, unchanged=False))
+        return (*watched, Watch(DpuNode, _every_set, labels_changed, alike=True, unchanged=False))
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
         dpuset = self.kube.get(DpuSet, key)

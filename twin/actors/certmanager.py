@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
@@ -39,8 +39,7 @@ Issue = Callable[[Certificate, int], Mapping[str, str]]
 def opaque(certificate: Certificate, revision: int) -> Mapping[str, str]:
     """Contents that nobody parses: they only differ between certificates and between renewals."""
     text = f"{certificate.key} revision {revision}"
-    return {name: b2a_base64(f"{name} of {text}".encode(), newline=False).decode()
-            for name in ("ca.crt", "tls.crt", "tls.key")}
+    return {name: base64.b64encode(f"{name} of {text}".encode()).decode() for name in ("ca.crt", "tls.crt", "tls.key")}
 
 
 @lru_cache(maxsize=256)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
-from struct import Struct
 from typing import Final, Literal, Protocol
 
 Basis = Literal["measured", "published", "expert"]
@@ -26,7 +25,6 @@ _LN2: Final = 0.6931471805599453
 _LN20: Final = 2.995732273553991
 _SQRT_HALF: Final = 0.7071067811865476
 _TO_UNIT: Final = 2.0**-53
-_UINT64: Final = Struct("<Q")
 
 
 # --- normal scores
@@ -286,8 +284,7 @@ class Timing:
         z = normal_score(_unit(prefix + "\0".join(entity)))
         if shared and factors:
             z = self._mixed(self._operations[operation], z, factors)
-        value = at(z)
-        return round(value, 6 if value >= 0.01 else 9)
+        return _rounded(at(z))
 
     def fails(self, operation: str, *entity: str) -> bool:
         """Does this entity's operation fail (independent of how long it takes)?"""
@@ -325,5 +322,5 @@ class Timing:
 
 def _unit(stream: str) -> float:
     """A number in the open interval (0, 1), uniform, from the name of a stream: 53 bits of BLAKE2b."""
-    number: int = _UINT64.unpack(blake2b(stream.encode(), digest_size=8).digest())[0]
-    return ((number >> 11) + 0.5) * _TO_UNIT
+    digest = blake2b(stream.encode(), digest_size=8).digest()
+    return ((int.from_bytes(digest, "little") >> 11) + 0.5) * _TO_UNIT

@@ -96,6 +96,14 @@ class Reconciler(Protocol):
     def reconcile(self, ctx: Context, key: Key) -> Result: ...
 
 
+def labels_changed(old: Object | None, new: Object | None) -> bool:
+    """A predicate: the object came, went, or has other labels."""
+    if old is None or new is None:
+        return True
+    was, now = old.metadata.labels, new.metadata.labels
+    return was is not now and was != now
+
+
 owners: Callable[[Object], object] = attrgetter("metadata.owner_references")
 """What `owner_key` looks at (`Watch.by`): an object keeps its namespace."""
 

@@ -107,7 +107,7 @@ class Links:
             self._env.call_at(0, op.succeed)
             return op
         now = self._env._now
-        bundle = self._bundles.get((path, cap)) or self._bundle(path, cap)
+        bundle = self._bundles.get((path, cap)) or self._new_bundle(path, cap)
         flow = self._flows[op] = Flow(bundle, size, op, now)
         for link in bundle.links:
             link.flows += 1
@@ -145,7 +145,7 @@ class Links:
         link.capacity = capacity
         self._reshare((link,), self._env.now)
 
-    def _bundle(self, path: tuple[Link, ...], cap: float) -> Bundle:
+    def _new_bundle(self, path: tuple[Link, ...], cap: float) -> Bundle:
         clock = None
         if cap != _INF:
             clock = self._caps.get(cap)
