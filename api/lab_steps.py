@@ -17,6 +17,8 @@ from api.output import Refused
 from api.webhook_server import WebhookServer
 from scenarios.apply import three_way
 from scenarios.base import Apply, Cordon, Delete, Manifest, Patch, PersonTask, Scale, Scenario, Step
+from scenarios.components import SWITCHED
+from scenarios.rules import part
 from twin.actors.person import Annotator
 from twin.backends.base import NotFound, Settings
 from twin.backends.bfb import MOUNT
@@ -25,7 +27,7 @@ from twin.backends.kube_http import JSON_PATCH, MERGE_PATCH
 from twin.backends.lab.image_server import ImageFileKey, image_bytes
 from twin.backends.lab.lab import Lab
 from twin.model import faults as f
-from twin.model.core import Node, Pod
+from twin.model.core import DpfOperatorConfig, Node, Pod
 from twin.model.faults import fitting
 from twin.model.fleet import default_image
 from twin.model.kinds import KINDS, kind_of
@@ -86,14 +88,28 @@ class Unplayable(Refused):
 
 
 def check(scenario: Scenario) -> None:
-    """Raises: Unplayable, naming the first step that real parts cannot play."""
+    """Raises: Unplayable, naming the first object or step that real parts cannot play."""
+    for manifest in scenario.manifests:
+        _all_on(manifest.where, manifest.id.kind, manifest.data)
     for step in scenario.timeline:
         action = step.action
+        if isinstance(action, Apply):
+            for manifest in action.manifests:
+                _all_on(manifest.where, manifest.id.kind, manifest.data)
+        elif isinstance(action, Patch):
+            _all_on(step.where, action.kind, action.merge)
         if isinstance(action, (Patch, Delete)) and action.cluster:
             raise Unplayable(f"{step.where}: --world lab: changes in DPU clusters are not played")
         why = UNPLAYABLE.get(type(action))
         if why is not None:
             raise Unplayable(f"{step.where}: --world lab: fault {f.kind_name(type(action))} is not played: {why}")
+
+
+def _all_on(where: str, kind: str, data: Any) -> None:
+    if kind == DpfOperatorConfig.KIND:
+        for component in SWITCHED:
+            if part(data, "spec", component, "disable") is True:
+                raise Unplayable(f"{where}: --world lab: {component}.disable is not played: every controller runs")
 
 
 class Steps:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
+from controllers.provisioning.flags import CONFIG
 from controllers.provisioning.webhooks import WEBHOOKS
 from scenarios.base import Manifest, Patch
 from scenarios.rules import OPERATOR_NAMESPACE, Path, Picture, Place, Selection, mapping, part, rule
 from twin.model import names
 from twin.model.meta import Object
-from twin.model.names import Annotation
+from twin.model.names import Annotation, Label
 from twin.model.validation import fill_defaults, prune
 from twin.runtime.webhook import Denied
 
@@ -102,6 +103,51 @@ def _operator_config(p: Picture) -> Iterator[Place]:
             m, (),
             f"a second DPFOperatorConfig beside {found[0].id} ({found[0].where}): OS installation and Host Network "
             "Configuration fail until there is exactly one")
+
+
+@rule("operator-config-name", "A DPFOperatorConfig of another name", "services.md 4.1")
+def _operator_config_name(p: Picture) -> Iterator[Place]:
+    for m in p.of("DPFOperatorConfig"):
+        if m.id.name != CONFIG:
+            yield Place(m, ("metadata", "name"), f"the DPF operator takes only {CONFIG}: nothing is set up", m.id.name)
+
+
+@rule("component-disabled", "A component without which DPUs are not provisioned",
+      "provisioning.md 9.1, services.md 4.3")
+def _component_disabled(p: Picture) -> Iterator[Place]:
+    for m in p.of("DPFOperatorConfig"):
+        for component, wanted, result in _COMPONENTS:
+            if part(m.data, "spec", component, "disable") is True and any(p.of(kind) for kind in wanted):
+                yield Place(m, ("spec", component, "disable"), result, True)
+
+
+_COMPONENTS = (
+    ("provisioningController", ("DPUSet", "DPUDeployment"), "nobody provisions DPUs"),
+    ("dpuServiceController", ("DPUDeployment",), "nobody makes DPUSets of a DPUDeployment"),
+    ("dpuDetector", ("DPUSet", "DPUDeployment"),
+     f"nobody sets the label {Label.OOB_BRIDGE}: DPUs wait in Initializing (DPUOOBBridgeNotConfigured)"),
+)
+"""(field of spec, kinds that need it, what becomes of them)."""
+
+
+@rule("redfish", "Installation through the BMC is not rehearsed", "provisioning.md 2.6")
+def _redfish(p: Picture) -> Iterator[Place]:
+    path: Path = ("spec", "provisioningController", "installInterface", "installViaRedfish")
+    for m in p.of("DPFOperatorConfig"):
+        if part(m.data, *path) is not None:
+            yield Place(
+                m, path, "not modelled: DPUs stop in Initialize Interface (RedfishNotModelled) at the latest, "
+                "which a real installation does not")
+
+
+@rule("client-secret", "The Secret that the controllers show to a DMS is not among the manifests",
+      "provisioning.md 3.2, 9.1", "warning", needs_whole=True)
+def _client_secret(p: Picture) -> Iterator[Place]:
+    path: Path = ("spec", "provisioningController", "customCASecretName")
+    for m in p.of("DPFOperatorConfig"):
+        name = part(m.data, *path)
+        if name and p.find("Secret", m.id.namespace, str(name)) is None:
+            yield Place(m, path, "DPUs wait in Initialize Interface (FailedToGetDPUCapacity) until there is one", name)
 
 
 @rule("operator-config-networking", "DPFOperatorConfig without networking", "provisioning.md 9.1")
@@ -243,11 +289,14 @@ def _cluster_missing(p: Picture) -> Iterator[Place]:
 def _cluster_unmanaged(p: Picture) -> Iterator[Place]:
     disabled = {kind for m in p.of("DPFOperatorConfig") for kind, key in
                 (("kamaji", "kamajiClusterManager"), ("static", "staticClusterManager"))
-                if part(m.data, "spec", key, "disable") is True}
+                if part(m.data, "spec", key, "disable") is True
+                or (kind == "static" and part(m.data, "spec", key) is None)}
     for m in p.of("DPUCluster"):
         kind = str(part(m.data, "spec", "type") or "")
         if kind in disabled:
-            yield Place(m, ("spec", "type"), f"the {kind} cluster manager is disabled: it stays Creating", kind)
+            yield Place(
+                m, ("spec", "type"), f"the {kind} cluster manager is off ({kind}ClusterManager): it stays Creating",
+                kind)
         elif kind not in ("kamaji", "static"):
             yield Place(
                 m, ("spec", "type"),

@@ -41,7 +41,8 @@ def _bfb_deleted(p: Picture) -> Iterator[Place]:
       "warning")
 def _operator_config_deleted(p: Picture) -> Iterator[Place]:
     for step, _ in _deletions(p, "DPFOperatorConfig"):
-        yield Place(step, ("delete",), "a DPU that is installing then stays in OS Installing and cannot be deleted")
+        yield Place(step, ("delete",), "a DPU that is installing then stays in OS Installing and cannot be deleted "
+                    "(a rehearsal does not show it: the DPF operator, which deletes them, is not modelled)")
 
 
 @rule("cluster-deleted", "A DPUCluster deleted with DPUs in it", "provisioning.md 7.1, 10.1 (15)", "warning")

@@ -9,6 +9,7 @@ from controllers import CONTROLLERS
 from controllers.provisioning.webhooks import WEBHOOKS
 from scenarios.apply import USER, Kubectl, Refused
 from scenarios.base import Apply, Cordon, Delete, Patch, PersonTask, Scale, Scenario, Step
+from scenarios.components import follow
 from scenarios.expect import judge
 from scenarios.known_issues import met
 from scenarios.pending import pending
@@ -74,6 +75,7 @@ class Story:
             scenario.fleet, timing, trace, CONTROLLERS, webhooks=Webhooks(WEBHOOKS), policies=scenario.policies,
             settings=settings(timing, seed), options=options)
         self.kubectl = Kubectl(self.world)
+        follow(self.world, self.warnings.append)
         self.cut = False
         """Set from outside: the observation ends at the next look at whether the run is over."""
         self._people = 0

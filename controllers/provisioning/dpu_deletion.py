@@ -8,7 +8,7 @@ from controllers.provisioning import node_effect
 from controllers.provisioning.allocator import Allocator
 from controllers.provisioning.dpu_cluster_client import cluster_client
 from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, siblings
-from controllers.provisioning.dpu_prepare import GNOI
+from controllers.provisioning.flags import GNOI
 from controllers.provisioning.install_files import bf_cfg_path
 from twin.backends.base import ApiError, NotFound
 from twin.model import dms_commands as commands

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from controllers.provisioning.flags import client_secret
 from twin.backends.base import ApiError, DmsTarget, KubeReader, RpcError
 from twin.model.core import Secret
 from twin.model.meta import Key, Object, replace, set_condition
@@ -111,7 +112,7 @@ def dms_target(b: Backends, kube: KubeReader, dpu: Dpu) -> DmsTarget:
     address = node.spec.node_dms_address
     if address is None:
         raise ValueError(f"nodeDMSAddress of DPUNode {namespace}/{dpu.spec.dpu_node_name} is not set")
-    secret = Key(namespace, b.settings.client_secret)
+    secret = Key(namespace, client_secret(kube, b.settings))
     if kube.get(Secret, secret) is None:
         raise ValueError(f"client secret not found: {not_found(Secret, secret.name)}")
     return DmsTarget(address.ip, address.port, secret)

@@ -7,15 +7,13 @@ import ipaddress
 from controllers.provisioning import node_effect
 from controllers.provisioning.allocator import SPILL_OVER, Allocator, NoRoom
 from controllers.provisioning.dpu_pass import Pass, Unmet, dms_target, fatal
+from controllers.provisioning.flags import GNOI, REDFISH
 from twin.backends.base import ApiError, RpcError
 from twin.model import dms_commands as commands
 from twin.model import parts
 from twin.model.meta import Key, replace
 from twin.model.names import Finalizer, Label
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuFlavor, DpuNode, DpuStatus, Phase
-
-GNOI = "gNOI"
-REDFISH = "redfish"
 
 
 def initializing(p: Pass) -> DpuStatus:

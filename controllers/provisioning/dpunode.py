@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import ClassVar, Final
 
+from controllers.provisioning.flags import GNOI, client_secret, install_interface
 from twin.backends.base import ApiError, Dms, DmsTarget, KubeApi, NotFound, RpcError, Settings
 from twin.model.core import Node, Pod
 from twin.model.meta import (
@@ -125,7 +126,7 @@ class DpuNodeReconciler:
     def _look(self, ctx: Context, dpunode: DpuNode, node: Node | None) -> Result:
         """Everything that ends up in the status, written once at the end."""
         before = status = dpunode.status or NEW
-        interface = self.settings.install_interface
+        interface = install_interface(self.kube, self.settings)
         result, failure = DONE, ""
         ready: tuple[str, str, str] | None = None
         try:
@@ -135,8 +136,8 @@ class DpuNodeReconciler:
                 self._check_pod(ctx, node.metadata.name)
             if status.dpu_install_interface != interface:
                 status = replace(status, dpu_install_interface=interface)
-            status = _with_conditions(status, self._label_devices(ctx, dpunode, status.conditions))
-            if interface == "gNOI":
+            status = _with_conditions(status, self._label_devices(ctx, dpunode, status.conditions, interface))
+            if interface == GNOI:
                 self._dial(dpunode)
             ready = ("True", "Ready", "")
             if RECHECK_DMS in self.policies:
@@ -184,9 +185,9 @@ class DpuNodeReconciler:
                     raise NotReady("ErrorOccurred", "DMS Pod didn't run and timed out")
                 raise NotReady("NotReady", f"{waiting} it to run", self.settings.requeue_s)
 
-    def _label_devices(self, ctx: Context, dpunode: DpuNode, conditions: Conditions) -> Conditions:
+    def _label_devices(self, ctx: Context, dpunode: DpuNode, conditions: Conditions, interface: str) -> Conditions:
         """Label the node's devices with the node and their own details; InvalidDPUDetails where one lacks them."""
-        gnoi = self.settings.install_interface == "gNOI"
+        gnoi = interface == GNOI
         labels: dict[str, str] = {}
         meta = dpunode.metadata
         for ref in dpunode.spec.dpus:
@@ -215,7 +216,7 @@ class DpuNodeReconciler:
         address = dpunode.spec.node_dms_address
         if address is None:
             raise NotReady("NoNodeDMSAddress", "nodeDMSAddress is not set")
-        secret = Key(self.settings.namespace, self.settings.client_secret)
+        secret = Key(self.settings.namespace, client_secret(self.kube, self.settings))
         try:
             self.dms.dial(DmsTarget(address.ip, address.port, secret))
         except RpcError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from neighbours import Card, Town
+from neighbours import SPACE, Card, Town
 
 from twin.actors.kubelet import NodeRegistration
 from twin.actors.nfd import NodeFeatures
 from twin.model.core import Node
-from twin.model.meta import replace
+from twin.model.meta import ObjectMeta, replace
+from twin.model.operator import DpfOperatorConfig, DpfOperatorConfigSpec, DpuDetector, ProvisioningController
 
 PREFIX = "feature.node.kubernetes.io/"
 
@@ -46,6 +47,19 @@ def test_a_host_without_dpus_or_bridge_gets_no_label() -> None:
     t.run(1000)
 
     assert labels(t) == {}
+
+
+def test_without_a_dpu_detector_a_host_only_shows_that_it_has_dpus() -> None:
+    t = town("h1")
+    config = t.create(DpfOperatorConfig(metadata=ObjectMeta(namespace=SPACE, name="dpfoperatorconfig"), spec=(
+        DpfOperatorConfigSpec(provisioning_controller=ProvisioningController(bfb_pvc_name="pvc"),
+                              dpu_detector=DpuDetector(disable=True)))))
+    t.run(100)
+    assert labels(t) == {"dpu-enabled": "true"}
+
+    t.server.update(replace(config, spec=replace(config.spec, dpu_detector=None)), "test", t.env.now)
+    t.run(61)
+    assert "dpu-oob-bridge-configured" in labels(t)
 
 
 def test_a_change_shows_at_the_next_round_of_its_host() -> None:

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from lab_parts import need_clusters
 
 from api import parity
@@ -26,6 +27,7 @@ from twin.backends.base import Settings
 from twin.model.provisioning import Dpu
 
 LIBRARY = Path(__file__).parents[2] / "scenarios" / "library"
+MANIFESTS = LIBRARY.parent / "manifests"
 FAST = Settings(cloud_init_s=2.0)
 STORIES = [pytest.param(name, id=name, marks=[pytest.mark.slow, pytest.mark.parity, *(
     [] if name in CI else [pytest.mark.lab])]) for name in PLAYED]
@@ -70,6 +72,25 @@ def test_a_lab_refuses_what_real_parts_cannot_be_told_to_do_and_nothing_else() -
     assert set(refused) == {name for name, why in NOT_PLAYED.items() if why in CANNOT}
     assert refused["fault-api-slow"].endswith(
         "--world lab: fault api-slow is not played: a real API server is as fast as it is")
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_what_is_switched_off_runs_on_a_lab_all_the_same_so_it_is_refused(tmp_path: Path, later: bool) -> None:
+    manifest = (MANIFESTS / "basic" / "dpf.yaml").read_text()
+    file = {"apiVersion": "dpf-twin/v1", "name": "off", "fleet": {"generate": {"racks": 1, "hosts_per_rack": 1}},
+            "manifests": ["dpf.yaml"]}
+    if later:
+        merge = {"spec": {"dpuDetector": {"disable": True}}}
+        file["timeline"] = [{"at": "1h", "patch": {
+            "kind": "DPFOperatorConfig", "namespace": "dpf-operator-system", "name": "dpfoperatorconfig",
+            "merge": merge}}]
+    else:
+        manifest = manifest.replace("kamajiClusterManager: {disable: false}", "kamajiClusterManager: {disable: true}")
+    (tmp_path / "dpf.yaml").write_text(manifest)
+    (tmp_path / "off.yaml").write_text(yaml.safe_dump(file))
+
+    with pytest.raises(Unplayable, match=r"disable is not played: every controller runs"):
+        check(load_scenario(tmp_path / "off.yaml"))
 
 
 def test_what_tells_of_waiting_is_left_out_and_nothing_else() -> None:

@@ -131,7 +131,7 @@ class Bench:
 
     def _installation(self) -> None:
         self.create(Secret(metadata=meta("dpf-provisioning-client-secret")))
-        self.create(DpfOperatorConfig(metadata=meta("config"), spec=DpfOperatorConfigSpec(
+        self.create(DpfOperatorConfig(metadata=meta("dpfoperatorconfig"), spec=DpfOperatorConfigSpec(
             networking=Networking(control_plane_mtu=1500),
             provisioning_controller=ProvisioningController(bfb_pvc_name="bfb-pvc"))))
         self.create(DpuFlavor(metadata=meta("flavor"), spec=DpuFlavorSpec(

@@ -133,7 +133,7 @@ def test_a_host_outside_kubernetes_has_no_pod_to_check_the_sum_in() -> None:
 def test_what_cannot_be_rendered_costs_attempts(what: str, message: str) -> None:
     bench = installing()
     if what == "mtu":
-        bench.delete(DpfOperatorConfig, "config")
+        bench.delete(DpfOperatorConfig, "dpfoperatorconfig")
     if what == "flavor":
         bench.delete(DpuFlavor, "flavor")
     if what == "device":
@@ -143,7 +143,7 @@ def test_what_cannot_be_rendered_costs_attempts(what: str, message: str) -> None
     if what == "cluster":
         bench.server.down = True
     if what == "template":
-        bench.patch(DpfOperatorConfig, "config", {"spec": {"provisioningController": {
+        bench.patch(DpfOperatorConfig, "dpfoperatorconfig", {"spec": {"provisioningController": {
             "bfbPVCName": "pvc", "bfCFGTemplateConfigMap": "tmpl"}}})
     bench.until(Phase.ERROR)
     assert bench.is_("OSInstalled")[2].startswith(message.format(dpu=bench.name))
@@ -154,7 +154,7 @@ def test_an_installation_may_bring_its_own_template() -> None:
     bench = installing()
     bench.create(ConfigMap(metadata=ObjectMeta(namespace=NS, name="tmpl"),
                            data={"BF_CFG_TEMPLATE": "mine for @HOSTNAME@: @JOIN_COMMAND@"}))
-    bench.patch(DpfOperatorConfig, "config", {"spec": {"provisioningController": {
+    bench.patch(DpfOperatorConfig, "dpfoperatorconfig", {"spec": {"provisioningController": {
         "bfbPVCName": "pvc", "bfCFGTemplateConfigMap": "tmpl"}}})
     bench.run(200)
     uid = bench.get(Dpu, bench.name).metadata.uid

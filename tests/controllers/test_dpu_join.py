@@ -84,7 +84,7 @@ def test_what_the_script_needs_is_waited_for(trouble: str, reason: str, message:
     if trouble == "pci":
         spec["pci_address"] = None
     if trouble == "none":
-        bench.delete(DpfOperatorConfig, "config")
+        bench.delete(DpfOperatorConfig, "dpfoperatorconfig")
     if trouble == "two":
         bench.create(DpfOperatorConfig(metadata=meta("second"), spec=DpfOperatorConfigSpec(
             provisioning_controller=ProvisioningController(bfb_pvc_name="pvc"))))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from dpu_bench import NS, Bench, meta
 
-from twin.model.core import Secret
+from twin.model.core import DpfOperatorConfig, Secret
 from twin.model.dms_commands import unknown_board
 from twin.model.names import Finalizer, Label
 from twin.model.provisioning import (
@@ -98,6 +98,20 @@ def test_redfish_with_a_bmc_address_goes_on_until_its_path_ends_visibly() -> Non
     bench.run(60)
     assert bench.phase() == Phase.INITIALIZE_INTERFACE
     assert bench.is_("InterfaceInitialized")[:2] == ("False", "RedfishNotModelled")
+
+
+def test_the_secret_that_the_installation_names_is_shown_to_the_dms() -> None:
+    bench = Bench()
+    bench.patch(DpfOperatorConfig, "dpfoperatorconfig", {
+        "spec": {"provisioningController": {"customCASecretName": "mine"}}})
+    bench.dpu()
+    bench.run(30)
+    assert bench.is_("InterfaceInitialized") == (
+        "False", "FailedToGetDPUCapacity", 'client secret not found: Secret "mine" not found')
+
+    bench.create(Secret(metadata=meta("mine"), data=dict.fromkeys(("tls.crt", "tls.key", "ca.crt"), "eA==")))
+    bench.run(30)
+    assert bench.is_("InterfaceInitialized")[0] == "True"
 
 
 def test_a_cluster_of_the_users_choice_must_exist() -> None:

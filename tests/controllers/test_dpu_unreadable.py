@@ -101,7 +101,7 @@ def test_the_job_of_a_reboot_script_that_cannot_be_read_is_told() -> None:
 def test_a_configuration_without_networking_is_told() -> None:
     bench = Bench()
     table: Any = bench.kube.table(DpfOperatorConfig)  # the server's defaults would fill it in
-    key = Key(NS, "config")
+    key = Key(NS, "dpfoperatorconfig")
     table[key] = replace(table[key], spec=replace(table[key].spec, networking=None))
     bench.at(Phase.HOST_NETWORK_CONFIGURATION)
     bench.run(20)

@@ -10,7 +10,7 @@ from tests.controllers.stage import SPACE, Stage, meta
 from twin.model.core import Certificate, DpfOperatorConfig, DpfOperatorConfigSpec, Node, Pod, PodStatus
 from twin.model.meta import Condition, Key, condition, replace
 from twin.model.names import Annotation, Finalizer, Label
-from twin.model.operator import ProvisioningController
+from twin.model.operator import InstallInterface, InstallViaRedfish, ProvisioningController
 from twin.model.provisioning import (
     DmsAddress,
     DpuDevice,
@@ -48,6 +48,20 @@ def host(s: Stage) -> str:
 
 
 # --- the whole way
+
+
+@pytest.mark.parametrize(("interface", "written"), [
+    (InstallInterface(install_via_redfish=InstallViaRedfish(bfb_registry_address="10.0.0.1")), "redfish"),
+    (InstallInterface(install_via_gnoi={}), "gNOI"), (None, "gNOI")])
+def test_how_dpus_are_installed_is_said_by_the_installation(interface: InstallInterface | None, written: str) -> None:
+    s = stage()
+    s.create(replace(CONFIG, spec=replace(CONFIG.spec, provisioning_controller=ProvisioningController(
+        bfb_pvc_name="bfb-pvc", install_interface=interface))))
+    s.run(200)
+
+    status = s.the(DpuNode, host(s)).status
+    assert status is not None
+    assert status.dpu_install_interface == written
 
 
 def test_a_host_with_dpus_gets_a_dms_pod_that_registers_it_and_its_dpunode_turns_ready() -> None:

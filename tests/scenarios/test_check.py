@@ -19,7 +19,7 @@ NS = "dpf-operator-system"
 GOOD = f"""
 apiVersion: operator.dpu.nvidia.com/v1alpha1
 kind: DPFOperatorConfig
-metadata: {{name: config, namespace: {NS}}}
+metadata: {{name: dpfoperatorconfig, namespace: {NS}}}
 spec: {{provisioningController: {{bfbPVCName: pvc}}}}
 ---
 apiVersion: provisioning.dpu.nvidia.com/v1alpha1
@@ -95,6 +95,12 @@ def test_a_finding_says_where_what_and_what_upstream_calls_it():
     ("flavor-missing", "dpuFlavor: flavor", "dpuFlavor: other"),
     ("operator-config", "kind: DPFOperatorConfig", "kind: DPFOperatorConfigs"),
     ("operator-config-networking", "spec: {provisioningController", "spec: {networking: null, provisioningController"),
+    ("operator-config-name", "name: dpfoperatorconfig", "name: mine"),
+    ("redfish", "bfbPVCName: pvc",
+     "bfbPVCName: pvc, installInterface: {installViaRedfish: {bfbRegistryAddress: 10.0.0.1}}"),
+    ("client-secret", "bfbPVCName: pvc", "bfbPVCName: pvc, customCASecretName: mine"),
+    ("component-disabled", "bfbPVCName: pvc", "bfbPVCName: pvc, disable: true"),
+    ("component-disabled", "spec: {prov", "spec: {dpuDetector: {disable: true}, prov"),
     ("dms-timeout", "bfbPVCName: pvc", "bfbPVCName: pvc, dmsTimeout: 60"),
     ("bfcfg-template", "bfbPVCName: pvc", "bfbPVCName: pvc, bfCFGTemplateConfigMap: mine"),
     ("dpu-mode", "spec: {grub:", "spec: {dpuMode: nic, grub:"),
@@ -259,7 +265,7 @@ def patch(kind, name, merge):
 @pytest.mark.parametrize(("rule", "entries"), [
     ("bfb-deleted", [delete("1h", "DPUSet", "set"), delete("70m", "BFB", "bfb")]),
     ("bfb-deleted", [delete("1h", "BFB", "bfb")]),
-    ("operator-config-deleted", [delete("1h", "DPFOperatorConfig", "config")]),
+    ("operator-config-deleted", [delete("1h", "DPFOperatorConfig", "dpfoperatorconfig")]),
     ("cluster-deleted", [delete("1h", "DPUCluster", "cluster")]),
     ("host-removed", ["{at: 1h, delete: {kind: Node, name: worker1}}"]),
     ("host-removed", ["{at: 1h, fault: {kind: host-lost, host: worker1}}"]),

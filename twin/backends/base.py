@@ -329,7 +329,6 @@ class Settings:
     """The flags and constants of upstream's managers and the facts of an installation (provisioning.md 9.1, 11)."""
 
     namespace: str = "dpf-operator-system"
-    install_interface: str = "gNOI"
     dms_pod_timeout_s: float = 300.0
     drain_timeout_s: int = 300
     """What the NodeMaintenance CRD fills in; 0 is no limit."""

@@ -71,6 +71,8 @@ class Manager:
         self.name = name
         self.controllers = tuple(controllers)
         self.running = False
+        self.wanted = True
+        """Is it part of the installation? If not it does not start."""
         self.starts = 0
         self.runners: dict[str, Runner] = {}
         self.retired: list[Runner] = []
@@ -83,6 +85,8 @@ class Manager:
         self._index = index
 
     def start(self) -> None:
+        if not self.wanted:
+            return
         around = self._around
         self.running = True
         self.starts += 1

@@ -227,6 +227,17 @@ class World:
             else:
                 self.leadership.restart(manager)
 
+    def want(self, name: str, wanted: bool) -> None:
+        """The process of this name is part of the installation from now on, or is not."""
+        manager = self.managers[name]
+        if wanted == manager.wanted:
+            return
+        manager.wanted = wanted
+        if wanted:
+            manager.start()
+        else:
+            manager.stop()
+
     def host_api_down(self, down: bool) -> None:
         """The host cluster's API server stops, or is back: processes that cannot renew their leases meanwhile end."""
         self.host_cluster.down = down
