@@ -45,6 +45,7 @@ PLAYED: Final[Mapping[str, float]] = {
     "fault-webhook-down": USUAL,
     "first-install": USUAL,
     "flavor-change": USUAL,
+    "flavor-without-vfs": USUAL,
     "host-lost-and-returned": USUAL,
     "hosts-without-kubernetes": USUAL,
     "issue-3751863-p0-down": USUAL,

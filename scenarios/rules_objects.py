@@ -10,7 +10,7 @@ from controllers.provisioning.flags import CONFIG
 from controllers.provisioning.webhooks import WEBHOOKS
 from scenarios.base import Manifest, Patch
 from scenarios.rules import OPERATOR_NAMESPACE, Path, Picture, Place, Selection, mapping, part, rule
-from twin.model import names
+from twin.model import bfcfg, names
 from twin.model.meta import Object
 from twin.model.names import Annotation, Label
 from twin.model.validation import fill_defaults, prune
@@ -192,12 +192,36 @@ def _bfcfg_template(p: Picture) -> Iterator[Place]:
 
 @rule("dpu-mode", "A dpuMode that the gNOI path refuses", "provisioning.md 2.2 phase 5")
 def _dpu_mode(p: Picture) -> Iterator[Place]:
-    redfish = any(part(m.data, "spec", "provisioningController", "installInterface", "installViaRedfish") is not None
-                  for m in p.of("DPFOperatorConfig"))
-    for m in p.of("DPUFlavor"):
+    for m in p.of("DPUFlavor") if not _redfish(p) else ():
         mode = part(m.data, "spec", "dpuMode")
-        if mode not in (None, "", "dpu") and not redfish:
+        if mode not in (None, "", "dpu"):
             yield Place(m, ("spec", "dpuMode"), "DPUs go to Error (RequestedDPUModeUnsupported)", mode)
+
+
+def _redfish(p: Picture) -> bool:
+    return any(part(m.data, "spec", "provisioningController", "installInterface", "installViaRedfish") is not None
+               for m in p.of("DPFOperatorConfig"))
+
+
+@rule("flavor-vfs", "A flavor whose NUM_OF_VFS leaves a host without VF 0, or is no number",
+      "provisioning.md 8.3, 2.2 phase 9")
+def _flavor_vfs(p: Picture) -> Iterator[Place]:
+    for m in p.of("DPUFlavor") if not _redfish(p) else ():  # Redfish has no phase 9
+        listed = part(m.data, "spec", "nvconfig", 0, "parameters")
+        at = [i for i, text in enumerate(listed if isinstance(listed, list) else ())
+              if str(text).startswith(bfcfg.NUM_OF_VFS)]
+        if not at:
+            continue
+        path: Path = ("spec", "nvconfig", 0, "parameters", at[0])
+        given = str(part(m.data, *path))
+        count = given.removeprefix(bfcfg.NUM_OF_VFS)
+        if not count.isdecimal():
+            yield Place(m, path, "DPUs wait in Host Network Configuration (GetDPUFlavorError): it is no number", given)
+        elif int(count) == 0:
+            yield Place(
+                m, path,
+                "DPUs go to Error (HostNetworkSetupFailed): a DPU reaches its control plane through VF 0 in br-dpu, "
+                "and without VFs there is none; give 1 or more", given)
 
 
 @rule("host-power-cycle-ignored", "nvconfig's hostPowerCycleRequired is ignored", "4583693, provisioning.md 1.5",

@@ -264,6 +264,19 @@ def test_a_failure_takes_back_what_an_earlier_run_had_set_up(rig: Rig) -> None:
     assert (rig.vfs(), rig.bridged(), rig.saved()) == (8, False, {})
 
 
+def test_without_vfs_there_is_no_vf_0_and_a_later_run_sets_a_count_that_is_zero(rig: Rig) -> None:
+    assert rig.set_up(0, 9000) == f"VF 0 of {PCI}.0 has no interface"
+    assert (rig.vfs(), rig.bridged(), rig.mtu(), rig.saved()) == (0, False, 1500, {})
+    assert rig.set_up(8, 9000) == ""
+    assert (rig.vfs(), rig.bridged(), rig.mtu(), rig.saved()) == (8, True, 9000, {PCI: (8, 9000)})
+
+
+def test_vfs_that_are_there_serve_whoever_asks_for_none(rig: Rig) -> None:
+    rig.set_up(8, 1500)
+    assert rig.set_up(0, 1500) == ""
+    assert (rig.vfs(), rig.bridged(), rig.saved()) == (8, True, {PCI: (0, 1500)})
+
+
 def test_a_card_that_is_not_there_is_named(rig: Rig) -> None:
     assert rig.set_up(8, 1500, "0000:99:00") == "no PCI device 0000:99:00"
     assert rig.saved() == {}

@@ -62,6 +62,17 @@ def test_eleven_failures_of_the_script_end_in_error() -> None:
     assert network(bench) == ("False", "HostNetworkSetupFailed", "failed after multiple retries")
 
 
+def test_a_flavor_without_vfs_leaves_nothing_to_bridge() -> None:
+    bench = Bench()
+    bench.create(DpuFlavor(metadata=meta("none"), spec=DpuFlavorSpec(
+        nvconfig=(NvConfig(parameters=("NUM_OF_VFS=0",)),))))
+    bench.at(Phase.HOST_NETWORK_CONFIGURATION, dpu_flavor="none")
+    bench.until(Phase.ERROR)
+    assert bench.writes.count("dms network") == 11
+    assert network(bench) == ("False", "HostNetworkSetupFailed", "failed after multiple retries")
+    assert (bench.card.host.vfs, bench.card.host.bridged, bench.card.host.saved) == ({}, {}, {})
+
+
 def test_a_failure_that_heals_in_time_is_not_told() -> None:
     bench = at(Phase.HOST_NETWORK_CONFIGURATION)
     bench.dms.fail_network(bench.name, range(1, 11))

@@ -103,6 +103,8 @@ def test_a_finding_says_where_what_and_what_upstream_calls_it():
     ("component-disabled", "spec: {prov", "spec: {dpuDetector: {disable: true}, prov"),
     ("dms-timeout", "bfbPVCName: pvc", "bfbPVCName: pvc, dmsTimeout: 60"),
     ("bfcfg-template", "bfbPVCName: pvc", "bfbPVCName: pvc, bfCFGTemplateConfigMap: mine"),
+    ("flavor-vfs", "parameters: [A=1]", "parameters: [A=1, NUM_OF_VFS=0]"),
+    ("flavor-vfs", "parameters: [A=1]", "parameters: [NUM_OF_VFS=many]"),
     ("dpu-mode", "spec: {grub:", "spec: {dpuMode: nic, grub:"),
     ("host-power-cycle-ignored", "parameters: [A=1]", "parameters: [A=1], hostPowerCycleRequired: true"),
     ("custom-action-configmap", "nodeEffect: {drain: true}", "nodeEffect: {customAction: mine}"),
@@ -184,6 +186,19 @@ def test_a_problem_between_objects_is_found(rule, more):
 ])
 def test_a_problem_of_the_fleet_is_found(rule, fleet):
     assert rule in rules(fleet=fleet)
+
+
+@pytest.mark.parametrize("parameters", ["[NUM_OF_VFS=1]", "[MY_NUM_OF_VFS=0]", "[NUM_OF_VFS=16, NUM_OF_VFS=0]", "[]"])
+def test_a_flavor_with_vfs_is_fine(parameters):
+    assert "flavor-vfs" not in rules(GOOD.replace("parameters: [A=1]", f"parameters: {parameters}"))
+
+
+def test_what_only_dms_refuses_is_no_finding_over_redfish():
+    asks = GOOD.replace("spec: {grub:", "spec: {dpuMode: nic, grub:").replace("[A=1]", "[NUM_OF_VFS=0]")
+    redfish = asks.replace("bfbPVCName: pvc", "bfbPVCName: pvc, installInterface: {installViaRedfish: {}}")
+
+    assert {"dpu-mode", "flavor-vfs"} <= rules(asks)
+    assert not {"dpu-mode", "flavor-vfs"} & rules(redfish)
 
 
 def test_a_hold_that_nobody_releases_as_the_code_wants_is_found():

@@ -215,6 +215,19 @@ def test_a_dpu_that_may_not_join_waits_until_it_may() -> None:
     assert rig.dpu.kubelet_ready
 
 
+def test_what_was_saved_without_vfs_puts_nothing_back_after_a_reboot() -> None:
+    rig = Rig()
+    ready(rig)
+    rig.hosts.attach(rig.dpu, 0, 1500)
+    assert rig.host.bridged == {rig.dpu.pci: None}
+    rig.hosts.reboot(rig.host)
+    rig.seconds(600)
+    rig.hosts.restore_network(rig.host)
+    assert (rig.host.vfs, rig.host.bridged) == ({}, {})
+    assert not rig.hosts.attach(rig.dpu, 0, 1500)
+    assert rig.hosts.attach(rig.dpu, 16, 1500)
+
+
 def test_hosts_without_kubernetes_restore_their_network_at_boot() -> None:
     rig = Rig(template={"host": {"kubernetes": False}})
     ready(rig)

@@ -23,6 +23,7 @@ PF_MTU: Final = 9126
 DEFAULT_VFS: Final = 16
 """VFs of a host whose flavor does not set NUM_OF_VFS."""
 
+NUM_OF_VFS: Final = "NUM_OF_VFS="
 NUM_OF_TRUSTED_SFS: Final = "provisioning.dpu.nvidia.com/num-of-trusted-sfs"
 MAX_TRUSTED_SFS: Final = 10
 
@@ -48,7 +49,7 @@ def number_of_vfs(flavor: DpuFlavorSpec) -> int:
 
     Raises ValueError when it is no number.
     """
-    return _number(flavor, "NUM_OF_VFS=", DEFAULT_VFS)
+    return _number(flavor, NUM_OF_VFS, DEFAULT_VFS)
 
 
 def number_of_sfs(flavor: DpuFlavorSpec) -> int:

@@ -391,8 +391,9 @@ class DmsServers:
                 fail(fault.message or "cannot set sriov_numvfs")
             elif not dpu.device.powered:
                 fail(f"no PCI device {command.pci}")
+            elif not self.hosts.attach(dpu, command.vfs, command.mtu):
+                fail(f"VF 0 of {command.pci}.0 has no interface")
             else:
-                self.hosts.attach(dpu, command.vfs, command.mtu)
                 op.succeed("")
 
         self.later(server, op, latency_ns, wait, WAIT_TRIES, lambda: host.br_dpu, "br-dpu not found", route)

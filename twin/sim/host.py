@@ -227,14 +227,21 @@ class Hosts:
 
     # --- the host's network (provisioning.md 8.3)
 
-    def attach(self, dpu: SimDpu, vfs: int, mtu: int) -> None:
-        """VFs, VF0 into br-dpu, MTU, and the saved set-up. A VF count that is not 0 is never changed."""
+    def attach(self, dpu: SimDpu, vfs: int, mtu: int) -> bool:
+        """VFs, VF0 into br-dpu, MTU, and the saved set-up. A VF count that is not 0 is never changed.
+
+        False, and nothing done: there is no VF0, since no VFs are asked for and the card has none.
+        """
         host = dpu.host
-        host.vfs.setdefault(dpu.pci, vfs)
+        count = host.vfs.get(dpu.pci) or vfs
+        if not count:
+            return False
+        host.vfs[dpu.pci] = count
         host.mtu = mtu
         host.bridged[dpu.pci] = None
         host.saved[dpu.pci] = (vfs, mtu)
         self._network(dpu)
+        return True
 
     def detach(self, dpu: SimDpu) -> None:
         """`--delete`, and the script's clean-up after an error: VF0 leaves the bridge, the VFs stay."""
