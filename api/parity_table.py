@@ -15,6 +15,7 @@ CI: Final = ("reboot-not-needed", "effect-none", "node-labels-in-place", "fault-
 """The quick ones: they run with every test run."""
 
 PLAYED: Final[Mapping[str, float]] = {
+    "bfcfg-go-template": USUAL,
     "controller-restart-while-ready": USUAL,
     "cordoned-host": USUAL,
     "deployment-install": USUAL,

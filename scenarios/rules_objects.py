@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from controllers.provisioning.flags import CONFIG
+from controllers.provisioning.install_files import TEMPLATE_KEY
 from controllers.provisioning.webhooks import WEBHOOKS
 from scenarios.base import Manifest, Patch
 from scenarios.rules import OPERATOR_NAMESPACE, Path, Picture, Place, Selection, mapping, part, rule
@@ -170,7 +171,7 @@ def _dms_timeout(p: Picture) -> Iterator[Place]:
                 "DMS is started with 900 s whatever stands here", value)
 
 
-@rule("bfcfg-template", "The ConfigMap with the bf.cfg template is missing or too large", "provisioning.md 4.2",
+@rule("bfcfg-template", "The bf.cfg template is missing, too large, or none that is filled in", "provisioning.md 4.2",
       needs_whole=True)
 def _bfcfg_template(p: Picture) -> Iterator[Place]:
     path: Path = ("spec", "provisioningController", "bfCFGTemplateConfigMap")
@@ -179,15 +180,18 @@ def _bfcfg_template(p: Picture) -> Iterator[Place]:
         if not name:
             continue
         found = p.find("ConfigMap", m.id.namespace, str(name))
-        text = part(found.data, "data", "BF_CFG_TEMPLATE") if found else None
-        if text is None:
+        text = part(found.data, "data", TEMPLATE_KEY) if found else None
+        if found is None or text is None:
             yield Place(
-                m, path,
-                "every OS installation fails: no ConfigMap of this name has the key BF_CFG_TEMPLATE", name)
-        elif len(str(text).encode()) > 128 * 1024 and found is not None:
+                m, path, f"every OS installation fails: no ConfigMap of this name has the key {TEMPLATE_KEY}", name)
+            continue
+        key: Path = ("data", TEMPLATE_KEY)
+        size = len(str(text).encode())
+        if size > bfcfg.MAX_BYTES:
             yield Place(
-                found, ("data", "BF_CFG_TEMPLATE"),
-                "every OS installation fails: bf.cfg may have 128 KiB at most", f"{len(str(text).encode())} bytes")
+                found, key, "every OS installation fails: bf.cfg may have 128 KiB at most", f"{size} bytes")
+        for flaw in bfcfg.flaws(str(text)):
+            yield Place(found, key, f"every OS installation fails: {flaw.words}", flaw.got)
 
 
 @rule("dpu-mode", "A dpuMode that the gNOI path refuses", "provisioning.md 2.2 phase 5")

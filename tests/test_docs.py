@@ -14,6 +14,7 @@ from controllers.warts import POLICIES, WARTS
 from docs import examples, generate
 from scenarios.expect import FUNCTIONS
 from scenarios.result import TABLES, Summary
+from twin.model.bfcfg_template import TEMPLATE
 from twin.model.faults import FAULTS, kind_name
 from twin.model.timing_profile import default
 
@@ -85,6 +86,11 @@ def test_every_story_of_the_library_is_documented_with_what_to_expect() -> None:
 def test_every_function_of_expectations_is_documented() -> None:
     page = TEXT["docs/guides/expectations.md"]
     assert [name for name in FUNCTIONS if f"`{name}`" not in page] == []
+
+
+def test_every_mark_of_a_bf_cfg_template_is_documented() -> None:
+    page = TEXT["docs/guides/manifests.md"]
+    assert sorted(m for m in set(re.findall("@[A-Z_]+@", TEMPLATE)) if f"`{m}`" not in page) == []
 
 
 # --- links

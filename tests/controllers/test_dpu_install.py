@@ -162,6 +162,19 @@ def test_an_installation_may_bring_its_own_template() -> None:
     assert content.decode().startswith(f"mine for {bench.name}: kubeadm join")
 
 
+def test_a_template_that_is_not_filled_in_is_never_sent() -> None:
+    bench = installing()
+    bench.create(ConfigMap(metadata=ObjectMeta(namespace=NS, name="tmpl"),
+                           data={"BF_CFG_TEMPLATE": "hostname {{ .DPUHostName }}\n{{ .KubeadmJoinCMD }}\n"}))
+    bench.patch(DpfOperatorConfig, "config", {"spec": {"provisioningController": {
+        "bfbPVCName": "pvc", "bfCFGTemplateConfigMap": "tmpl"}}})
+    bench.until(Phase.ERROR)
+    assert bench.is_("OSInstalled")[1] == "InstallationFailed"
+    assert bench.is_("OSInstalled")[2].endswith("(got {{ .DPUHostName }})")
+    assert "volume write" not in bench.writes
+    assert len(tokens(bench)) == 11
+
+
 def test_an_install_that_does_not_end_uses_up_its_thirty_minutes() -> None:
     bench = installing()
     bench.run(200)

@@ -127,16 +127,40 @@ def test_without_a_number_of_pfs_nothing_is_rendered() -> None:
 
 
 def test_the_limit_is_128_kib_to_the_byte() -> None:
-    empty = len(render(template="").encode())
-    assert len(render(template="x" * (128 * 1024 - empty))) == 128 * 1024
+    marks = "@HOSTNAME@ @JOIN_COMMAND@"
+    room = 128 * 1024 - len(render(template=marks))
+    assert len(render(template=marks + "x" * room)) == 128 * 1024
     with pytest.raises(Unrenderable, match="131073 bytes"):
-        render(template="x" * (128 * 1024 + 1))
+        render(template=marks + "x" * (room + 1))
 
 
 def test_a_custom_template_is_filled_in_and_unknown_marks_stay() -> None:
     text = render(template="hostname: @HOSTNAME@\n@JOIN_COMMAND@\n@MINE@\n")
     assert text == f"hostname: worker1-0000-2b-00\n{JOIN}\n@MINE@\n"
     assert bfcfg.read(text.encode()).token == "abcdef.0123456789abcdef"
+
+
+@pytest.mark.parametrize(("template", "says"), [
+    ("# @HOSTNAME@ @JOIN_COMMAND@\n{{.KubeadmJoinCMD}}", r"line 2 .*1 in all.*\(got \{\{\.KubeadmJoinCMD\}\}\)$"),
+    ("{{ range .A }}{{ . }}{{ end }}", r"line 1 .*3 in all.*\(got \{\{ range \.A \}\}\)$"),
+    ("{{/* a\ncomment */}}", r"line 1 .*\(got \{\{\)$"),
+    ("hostname: @HOSTNAME@\n", "lacks @JOIN_COMMAND@: DPUs would not get their kubeadm join command"),
+    ("@JOIN_COMMAND@ @HOST_NAME@\n", "lacks @HOSTNAME@: DPUs would not get their name"),
+])
+def test_a_custom_template_that_is_not_filled_in_is_refused(template: str, says: str) -> None:
+    with pytest.raises(Unrenderable, match=f"^bf.cfg template: .*{says}"):
+        render(template=template)
+
+
+def test_all_that_a_template_lacks_is_said_at_once() -> None:
+    assert [flaw.words.split(":")[0] for flaw in bfcfg.flaws("")] == ["it lacks @HOSTNAME@", "it lacks @JOIN_COMMAND@"]
+
+
+def test_braces_that_a_flavor_brings_are_not_the_templates() -> None:
+    flavor = DpuFlavorSpec(ovs=OvsConfig(raw_config_script="crictl ps --format '{{.ID}}'"))
+    template = "@HOSTNAME@ @JOIN_COMMAND@\n@OVS@"
+    assert "{{.ID}}" in render(flavor)
+    assert "{{.ID}}" in render(flavor, template=template)
 
 
 def test_two_flavors_never_share_a_body() -> None:
@@ -169,6 +193,11 @@ def test_only_a_line_of_its_own_names_the_host() -> None:
     config = bfcfg.read(b"# hostname: not-this\n# kubeadm join later\nhostname: d1\n"
                         b"kubeadm join 10.0.0.1:6443 --token a.b\nhostname: d2\n")
     assert (config.hostname, config.server, config.token) == ("d1", "10.0.0.1:6443", "a.b")
+
+
+@pytest.mark.parametrize("line", ["hostname d1", "  hostnamectl set-hostname d1", "  - hostnamectl set-hostname d1"])
+def test_a_script_may_name_the_host(line: str) -> None:
+    assert bfcfg.read(f"# hostname of d2\n{line}\n".encode()).hostname == "d1"
 
 
 def test_reading_what_is_no_bf_cfg_gives_nothing() -> None:

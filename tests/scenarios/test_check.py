@@ -188,6 +188,28 @@ def test_a_problem_of_the_fleet_is_found(rule, fleet):
     assert rule in rules(fleet=fleet)
 
 
+def own_template(*lines):
+    """What the rule of templates says of one, without its ConfigMap's place."""
+    named = GOOD.replace("bfbPVCName: pvc", "bfbPVCName: pvc, bfCFGTemplateConfigMap: mine")
+    text = "".join(f"    {line}\n" for line in lines)
+    return [f for f in findings(named + extra("ConfigMap", "mine", f"data:\n  BF_CFG_TEMPLATE: |\n{text}", "v1"))
+            if f.rule == "bfcfg-template"]
+
+
+def test_a_go_template_is_found_with_its_first_action():
+    (found,) = own_template("a: b", "hostname {{.DPUHostName}}", "{{.KubeadmJoinCMD}}")
+
+    assert (found.severity, found.file, found.field, found.got) == (
+        "error", "m.yaml", "data.BF_CFG_TEMPLATE", '"{{.DPUHostName}}"')
+    assert "line 2 has a Go template action (2 in all)" in found.words
+
+
+def test_marks_that_a_template_lacks_are_found_and_a_whole_one_is_fine():
+    assert ["@HOSTNAME@" in f.words for f in own_template("nothing")] == [True, False]
+    assert own_template("hostname: @HOSTNAME@", "@JOIN_COMMAND@") == []
+    assert ["128 KiB" in f.words for f in own_template("@HOSTNAME@ @JOIN_COMMAND@", "x" * 2**17)] == [True]
+
+
 @pytest.mark.parametrize("parameters", ["[NUM_OF_VFS=1]", "[MY_NUM_OF_VFS=0]", "[NUM_OF_VFS=16, NUM_OF_VFS=0]", "[]"])
 def test_a_flavor_with_vfs_is_fine(parameters):
     assert "flavor-vfs" not in rules(GOOD.replace("parameters: [A=1]", f"parameters: {parameters}"))

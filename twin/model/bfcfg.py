@@ -5,14 +5,15 @@ lines are parameters of the installer, `bfb_modify_os` runs before the new OS st
 place, `bfb_post_install` runs after it.
 
 A custom template (key BF_CFG_TEMPLATE of the ConfigMap in DPFOperatorConfig) is text with the same `@NAME@` marks.
+Upstream's templates are Go's, over fields that our sources do not name: one of those is refused, never sent as it is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from twin.model.bfcfg_template import TEMPLATE
 from twin.model.device import Config
@@ -85,7 +86,7 @@ def render(flavor: DpuFlavorSpec, *, hostname: str, join_command: str, number_of
     """The bf.cfg of one DPU. `extra_reboot`: the host's reboot is skipped, so the DPU reboots itself once.
 
     Raises:
-        Unrenderable: number of PFs missing, annotation out of range, or larger than 128 KiB.
+        Unrenderable: number of PFs missing, annotation out of range, a template with a flaw, or larger than 128 KiB.
     """
     if number_of_pfs is None:
         raise Unrenderable("numberOfPFs is not set")
@@ -107,6 +108,8 @@ def _flavored(flavor: DpuFlavorSpec, pfs: int, mtu: int, extra_reboot: bool, tru
     kept = _bodies.get(key)
     if kept is not None and kept[0] is flavor:
         return kept[1]
+    if template is not None and (flaw := next(flaws(template), None)):
+        raise Unrenderable(f"bf.cfg template: {flaw}")
     body = _body(flavor, pfs, mtu, extra_reboot, trusted, TEMPLATE if template is None else template)
     if len(_bodies) >= 64:
         _bodies.clear()
@@ -137,6 +140,33 @@ def _body(flavor: DpuFlavorSpec, pfs: int, mtu: int, extra_reboot: bool, trusted
 
 
 _MARK: Final = re.compile(r"@([A-Z_]+)@")
+_ACTION: Final = re.compile(r"\{\{(?:[^\n]{0,60}?\}\})?")
+_NEEDED: Final = {"@HOSTNAME@": "name", "@JOIN_COMMAND@": "kubeadm join command"}
+
+
+class Flaw(NamedTuple):
+    """Why a custom template is not filled in; `got`: what stands there, None where something is missing."""
+
+    words: str
+    got: str | None = None
+
+    def __str__(self) -> str:
+        return self.words if self.got is None else f"{self.words} (got {self.got})"
+
+
+def flaws(template: str) -> Iterator[Flaw]:
+    """All of a custom template. Of Go's actions only the first is told: whoever writes one writes many."""
+    actions = list(_ACTION.finditer(template))
+    if actions:
+        first, line = actions[0][0], template.count("\n", 0, actions[0].start()) + 1
+        yield Flaw(
+            f"line {line} has a Go template action ({len(actions)} in all), which upstream fills in and the twin does "
+            "not; put marks like @HOSTNAME@ in their place, or leave bfCFGTemplateConfigMap out for the twin's own "
+            "bf.cfg", first)
+        return
+    for mark, what in _NEEDED.items():
+        if mark not in template:
+            yield Flaw(f"it lacks {mark}: DPUs would not get their {what}, nor join")
 
 
 def _indented(text: str) -> str:
@@ -156,12 +186,15 @@ def _files(files: Sequence[ConfigFile]) -> str:
 
 _JOIN: Final = re.compile(r"kubeadm join (\S+) --token ([a-z0-9.]+)")
 _HOSTNAME: Final = re.compile(r"^hostname: (\S+)$", re.MULTILINE)
+_SET_HOSTNAME: Final = re.compile(r"^[ \t]*(?:- )?(?:hostname|hostnamectl set-hostname) ([\w.-]+)$", re.MULTILINE)
+"""How a custom template's script may do it."""
 
 
 def read(content: bytes) -> Config:
     """What the installed OS does with this bf.cfg. What is not in it (a custom template) is absent in the answer."""
     text = content.decode(errors="replace")
-    hostname, join = _first(_HOSTNAME, "hostname: ", text), _first(_JOIN, "kubeadm join ", text)
+    hostname = _first(_HOSTNAME, "hostname: ", text) or _SET_HOSTNAME.search(text)
+    join = _first(_JOIN, "kubeadm join ", text)
     name = hostname[1] if hostname else ""
     server, token = join.groups() if join else ("", "")
     # What is left without the DPU's own values is the same for a whole fleet: read it once.
