@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Final, TypeVar
@@ -10,10 +11,12 @@ from scenarios.known_issues_table import ISSUES
 from scenarios.measure import unavailability
 from scenarios.result import Run
 from twin.model.core import DpfOperatorConfig, Event, Node, Pod, Service
-from twin.model.meta import Object, condition_status
-from twin.model.names import Annotation, Label
+from twin.model.faults import fitting
+from twin.model.meta import Object, condition, condition_status, parse_time
+from twin.model.names import Annotation, Finalizer, Label
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuFlavor, DpuNode, DpuSet, Phase
 from twin.model.services import DpuDeployment
+from twin.runtime.events import COMBINED
 from twin.sim.trace import BUDGET, PhaseRow
 
 T = TypeVar("T", bound=Object)
@@ -60,6 +63,14 @@ class Evidence:
             found.setdefault(row.phase, []).append(row)
         return found
 
+    def at_s(self, timestamp: str) -> float:
+        return parse_time(timestamp) - self.run.epoch_s
+
+    @cached_property
+    def gone(self) -> list[PhaseRow]:
+        """The last stay of every DPU that went."""
+        return [p for p in self.run.phases() if p.outcome == "gone"]
+
     def waited(self, constraint: str, at_least_s: float) -> bool:
         return any(w.label.startswith(constraint) and w.end_s - w.start_s >= at_least_s for w in self.waits)
 
@@ -103,6 +114,22 @@ def _effect_edit(e: Evidence) -> bool:
             owned = any(r.uid == deployment.metadata.uid for r in dpuset.metadata.owner_references)
             if owned and effect is not None and effect != dpuset.spec.dpu_template.spec.node_effect:
                 return True
+    return False
+
+
+def _edit_taken_back(e: Evidence) -> bool:
+    """More changes of a DPUSet's template deleted DPUs than its DPUDeployment had changes to pass on."""
+    deployments = {d.metadata.uid: d for d in e.all(DpuDeployment)}
+    starts = e.stays(Phase.DELETING)
+    for dpuset in e.all(DpuSet):
+        owner = next((deployments[r.uid] for r in dpuset.metadata.owner_references if r.uid in deployments), None)
+        if owner is None:
+            continue
+        born_s = e.at_s(dpuset.metadata.creation_timestamp)
+        acted = [a for a in e.run.trace.asks if a.t_s >= born_s and a.why == f"DPUSet {dpuset.key} changed"
+                 and any(p.dpu in a.dpus and 0 <= p.start_s - a.t_s < 60.0 for p in starts)]
+        if len(acted) > owner.metadata.generation - 1:
+            return True
     return False
 
 
@@ -212,6 +239,50 @@ def _stale_node(e: Evidence) -> bool:
                for name, objects in e.run.objects.items() if name for o in objects)
 
 
+def _freed(e: Evidence) -> bool:
+    """A DPU that went took the finalizer of its DPUNode along, and another one was there and is Ready."""
+    bare = {n.metadata.name for n in e.all(DpuNode) if Finalizer.DPUNODE not in n.metadata.finalizers}
+    went = {e.run.place(p.dpu).host: p.end_s for p in e.gone}
+    made = {p.dpu: p for p in e.stays(Phase.INITIALIZING) if p.dpu in e.ready}
+    return any(p.start_s < went.get(host, 0.0) for p in made.values() if (host := e.run.place(p.dpu).host) in bare)
+
+
+def _deleted_again(e: Evidence) -> bool:
+    """More deletions of a DPU were announced than there were. Combined Events name only the last one's DPU."""
+    made = Counter([*(p.dpu for p in e.gone), *(d.metadata.name for d in e.all(Dpu) if d.deleting)])
+    said: Counter[str] = Counter()
+    for event in e.all(Event):
+        if event.reason == "SuccessfulDelete":
+            combined = event.message.startswith(COMBINED)
+            said["" if combined else event.message.partition("/")[2].partition(")")[0]] += event.count
+    return said.pop("", 0) > made.total() or any(n > made[dpu] for dpu, n in said.items())
+
+
+def _checked_once(e: Evidence) -> bool:
+    """A DPUNode said Ready for a minute and more after its DMS was lost; the target of such a fault is `HOSTS,HOW`."""
+    faults = [f for f in e.run.trace.faults if f.kind == "dms-unreachable"]
+    for i, fault in enumerate(faults):
+        if not fault.began:
+            continue
+        end_s = next((f.t_s for f in faults[i + 1:] if f.target == fault.target and not f.began), e.run.virtual_s)
+        hosts = fault.target.partition(",")[0].split()
+        if any(_ready_until(e, n, fault.t_s, end_s) - fault.t_s >= 60.0 for n in e.all(DpuNode)
+               if fitting(hosts, [n.metadata.name])):
+            return "dpunode-rechecks-dms" not in e.policies
+    return False
+
+
+def _ready_until(e: Evidence, node: DpuNode, start_s: float, end_s: float) -> float:
+    """Until when in this span the DPUNode was Ready without a break; its start where the last transition hides it."""
+    ready = condition(node.status.conditions, "Ready") if node.status is not None else None
+    if ready is None or e.at_s(node.metadata.creation_timestamp) > start_s:
+        return start_s
+    since_s = e.at_s(ready.last_transition_time)
+    if ready.status == "True":
+        return end_s if since_s <= start_s else start_s
+    return since_s if start_s < since_s <= end_s else start_s
+
+
 def _unthrottled(e: Evidence) -> bool:
     """More hosts were drained for first installs than maxUnavailable allows."""
     budget = [n for _, n in e.run.trace.counters.get(BUDGET, ())]
@@ -273,6 +344,7 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     "one-dpu-per-host": _sibling_rebooted,
     "token-expiry": lambda e: bool(e.stays(Phase.REBOOTING, 7200.0)) and bool(e.stays(Phase.DPU_CLUSTER_CONFIG, 600.0)),
     "4583693": _flavor_asks_for_cycle,
+    "doca-platform 26": _edit_taken_back,
     "bfb-error-parks-dpus": lambda e: e.said("Pending/BFBIsNotReady") and (e.event("FailedDownload") or any(
         b.status is not None and b.status.phase == "Error" for b in e.all(Bfb))),
     "bfb-unreadable-version-loop": lambda e: e.event("FailedGetBFBVersion", count=2),
@@ -296,6 +368,9 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     "no-join-timeout": lambda e: bool(e.stays(Phase.DPU_CLUSTER_CONFIG, 3600.0)),
     "no-throttle-on-create": _unthrottled,
     "node-effect-not-counted": _given_back_early,
+    "dpunode-finalizer-not-counted": _freed,
+    "deletes-again": _deleted_again,
+    "dpunode-checked-once": _checked_once,
     "warm-reboot-starts-over": lambda e: e.said("Rebooting/RebootFailed"),
     "no-warm-reboot-outside-kubernetes": _never_rebooted,
     "dpunode-keeps-node-labels": _kept_labels,
