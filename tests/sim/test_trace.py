@@ -100,6 +100,15 @@ def test_every_kind_of_record_has_a_digest_of_its_own() -> None:
     assert len(digests) == len(CHANGES)
 
 
+def test_a_mark_says_when_it_was_last_set_and_is_not_hashed() -> None:
+    trace = story(Trace())
+    for t in (3, 7):
+        trace.mark(t * S, "wanted-by-label", "d1")
+
+    assert trace.marks == {("wanted-by-label", "d1"): 7.0}
+    assert trace.digest == story(Trace()).digest
+
+
 @pytest.mark.slow
 def test_the_digest_is_the_same_in_another_process_with_another_hash_seed() -> None:
     here = Path(__file__).parent

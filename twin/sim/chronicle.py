@@ -4,22 +4,24 @@ An observer like any checker: it sees all changes at once and acts on nothing.
 
 Outage causes: `drain` (the host is cordoned), `install` (from OS Installing until the DPU's next Ready, a deletion
 before it and an end in Error included), `reboot` (phase Rebooting), `fault` (its host is down by a fault). Waits name
-a constraint: what a DPU stood still for.
+a constraint: what a DPU stood still for. Marks are for known issues that nothing else shows.
 """
 
 from __future__ import annotations
 
 from typing import Any, cast
 
+from twin.actors.podviews import selected
 from twin.model.core import Node, NodeMaintenance
 from twin.model.fleet import Fleet
 from twin.model.meta import Key, Object, condition
-from twin.model.provisioning import Bfb, Dpu, DpuDevice, DpuSet, DpuStatus, Phase
+from twin.model.names import Label
+from twin.model.provisioning import Bfb, Dpu, DpuDevice, DpuNode, DpuSet, DpuStatus, Phase, Taint
 from twin.model.rollout import max_unavailable
 from twin.sim.clock import SECOND
 from twin.sim.host import SimHost
 from twin.sim.kube import ApiServer
-from twin.sim.trace import BUDGET, Trace
+from twin.sim.trace import BUDGET, FOREIGN_TAINT, WANTED, Trace
 
 DOWN = (Phase.OS_INSTALLING, Phase.CHECKING_HOST_REBOOT_REQUIRED, Phase.HOST_NETWORK_CONFIGURATION,
         Phase.DPU_CLUSTER_CONFIG, Phase.DELETING)
@@ -60,12 +62,13 @@ class Chronicle:
         self._owned: dict[str, dict[str, None]] = {}  # DPUSet uid -> its DPUs
         self._maxima: dict[str, int | str | None] = {}  # DPUSet uid -> maxUnavailable, of those that roll out
         self._allowed = 0
+        self._taints: dict[str, list[Taint]] = {}  # Node -> those that the DPU controller has put there
         self.reasons: dict[str, int] = {}
         """How often a DPU's newest condition that says no had this reason: by REASON and by PHASE/REASON."""
         self._cards = {h.name: tuple(c.name for c in h.cards) for h in fleet.hosts}
         observers: tuple[tuple[type[Object], Any], ...] = (
             (Dpu, self._dpu), (Node, self._node), (DpuSet, self._set), (Bfb, self._bfb),
-            (NodeMaintenance, self._node_maintenance))
+            (NodeMaintenance, self._node_maintenance), (DpuNode, self._dpu_node))
         for kind, observer in observers:
             server.observers.setdefault(kind, []).append(observer)
 
@@ -280,6 +283,23 @@ class Chronicle:
             self._allowed = allowed
             self._trace.counter(at, BUDGET, allowed)
 
+    def _dpu_node(self, was: DpuNode | None, node: DpuNode | None, at: int) -> None:
+        """Labels put on a DPUNode: mark those of its devices without a DPU that a DPUSet selects from now on."""
+        if was is None or node is None or was.metadata.labels is node.metadata.labels:
+            return
+        find, meta = self._server.find, node.metadata
+        for key, dpuset in self._server.table(DpuSet).items():
+            spec = cast(DpuSet, dpuset).spec
+            nodes = spec.dpu_node_selector
+            if (nodes is None or key.namespace != meta.namespace or selected(nodes, was.metadata.labels)
+                    or not selected(nodes, meta.labels)):
+                continue
+            wanted = {**spec.dpu_selector, Label.DPUNODE_NAME: meta.name}.items()
+            for card in [Key(meta.namespace, ref.name) for ref in node.spec.dpus]:
+                device = find(DpuDevice, card)
+                if device is not None and wanted <= device.metadata.labels.items() and find(Dpu, card) is None:
+                    self._trace.mark(at, WANTED, card.name)
+
     def _no_longer_outdated(self, name: str, at: int) -> None:
         constraint = self._outdated.pop(name, None)
         if constraint is not None:
@@ -288,6 +308,8 @@ class Chronicle:
     # --- hosts
 
     def _node(self, was: Node | None, node: Node | None, at: int) -> None:
+        if was is not None and (node is None or was.spec is not node.spec):
+            self._tainted(was, node, at)
         before = was is not None and was.spec.unschedulable
         now = node is not None and node.spec.unschedulable
         if before == now:
@@ -298,6 +320,27 @@ class Chronicle:
                 self._trace.outage_begin(at, dpu, "drain")
             else:
                 self._trace.outage_end(at, dpu, "drain")
+
+    def _tainted(self, was: Node, node: Node | None, at: int) -> None:
+        """Remember which taints the DPU controller puts on; mark a Node from which it takes another."""
+        name = was.metadata.name
+        if node is None:
+            self._taints.pop(name, None)
+            return
+        before, now = was.spec.taints, node.spec.taints
+        if before == now:
+            return
+        own = self._taints.setdefault(name, [])
+        by_dpf = self._server.writer == "dpu"
+        for taint in before:
+            if taint in now:
+                continue
+            if taint in own:
+                own.remove(taint)
+            elif by_dpf:
+                self._trace.mark(at, FOREIGN_TAINT, name)
+        if by_dpf:
+            own += [t for t in now if t not in before]
 
     def fault_began(self, host: SimHost, at: int) -> None:
         """The host went down by a fault."""

@@ -99,6 +99,8 @@ class ApiServer:
         self.readers: dict[Any, dict[Any, None]] = {}
         """Who read what by live reads; tokens are (resource, key), resources, and 'up'."""
         self.observers: dict[Resource, list[Observer]] = {}
+        self.writer = ""
+        """Who makes the change that observers are being told of."""
         self._rv = 0
         self._made = 0
         self._tables: dict[Resource, dict[Key, Object]] = {}
@@ -636,6 +638,7 @@ class ApiServer:
             trace.object(at_ns, "ADDED" if old is None else "DELETED" if new is None else "MODIFIED", self.name, obj)
         observers = self.observers.get(resource)
         if observers:
+            self.writer = by
             for observe in observers:
                 observe(old, new, at_ns)
         readers = self.readers

@@ -32,6 +32,10 @@ REDACTED: Final = "cmVkYWN0ZWQ="
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 BUDGET: Final = "unavailable-budget"
 """The counter that holds how many DPUs may be unavailable at once (the sum over DPUSets)."""
+FOREIGN_TAINT: Final = "foreign-taint-removed"
+"""The mark of a Node from which the DPU controller took a taint that it had not put there."""
+WANTED: Final = "wanted-by-label"
+"""The mark of a DPU that was missing when a label put on its DPUNode had a DPUSet select its device."""
 
 
 class _Record(msgspec.Struct, frozen=True, gc=False, tag_field="what"):
@@ -172,6 +176,7 @@ class Trace:
         self.versions: list[Version] = []
         self._flushed = 0
         self.device_changes: dict[str, int] = {}
+        self.marks: dict[tuple[str, str], float] = {}
         self._phases: list[PhaseRow] = []
         self._outages: list[SpanRow] = []
         self._waits: list[SpanRow] = []
@@ -199,6 +204,10 @@ class Trace:
     def place(self, dpu: str, rack: str, host: str, cluster: str = "") -> None:
         """Where this DPU is. Say it again when its DPUCluster is known; nothing is hashed."""
         self.places[dpu] = Place(rack, host, cluster)
+
+    def mark(self, t_ns: int, what: str, about: str) -> None:
+        """Something that tells of a known issue and that no record shows. The last time counts; nothing is hashed."""
+        self.marks[what, about] = t_ns / NS
 
     def asked(self, t_ns: int, why: str, dpus: Iterable[str] = ()) -> None:
         """Somebody asked for (re)provisioning of these DPUs, or of all when none is named (a manifest was applied)."""

@@ -1,0 +1,95 @@
+"""What the chronicle marks: known issues of which nothing else in a run shows a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.sim.api import SPACE, Api
+from tests.sim.hardware import Rig
+from twin.model.core import Node
+from twin.model.meta import ObjectMeta, replace
+from twin.model.names import Label
+from twin.model.provisioning import (
+    Dpu,
+    DpuDevice,
+    DpuDeviceSpec,
+    DpuNode,
+    DpuNodeSpec,
+    DpuRef,
+    DpuSet,
+    DpuSetSpec,
+    DpuSpec,
+    LabelSelector,
+    Taint,
+)
+from twin.sim.chronicle import Chronicle
+from twin.sim.trace import FOREIGN_TAINT, WANTED
+
+OURS = Taint(key="dpu", value="provisioning", effect="NoSchedule")
+THEIRS = Taint(key="dpu", value="mine", effect="NoSchedule")
+A, B = {"pool": "a"}, {"pool": "b"}
+
+
+@pytest.fixture
+def api() -> Api:
+    made = Api()
+    Chronicle(Rig().fleet, made.server, made.server.trace)
+    return made
+
+
+def meta(name: str, labels: Mapping[str, str] | None = None) -> ObjectMeta:
+    return ObjectMeta(namespace=SPACE, name=name, labels=labels or {})
+
+
+@pytest.mark.parametrize(("writes", "marked"), [
+    ([("dpu", (OURS,)), ("dpu", ())], False),
+    ([("me", (THEIRS,)), ("dpu", ())], True),
+    ([("me", (OURS,)), ("dpu", ())], True),
+    ([("me", (THEIRS,)), ("me", ())], False),
+    ([("dpu", (OURS,)), ("me", ()), ("me", (OURS,)), ("dpu", ())], True),
+    ([("me", (THEIRS,)), ("me", (THEIRS, OURS)), ("me", (OURS,))], False),
+])
+def test_a_taint_is_foreign_if_the_dpu_controller_takes_it_and_did_not_put_it(
+        api: Api, writes: list[tuple[str, tuple[Taint, ...]]], marked: bool) -> None:
+    node = api.create(Node(metadata=ObjectMeta(name="n1")))
+    for by, taints in writes:
+        node = api.server.update(replace(node, spec=replace(node.spec, taints=taints)), by, api.env.now)
+
+    assert list(api.server.trace.marks) == [(FOREIGN_TAINT, "n1")] * marked
+
+
+def test_a_node_that_is_made_anew_has_no_taint_of_the_dpu_controller(api: Api) -> None:
+    for by in ("dpu", "me"):
+        node = api.create(Node(metadata=ObjectMeta(name="n1")))
+        node = api.server.update(replace(node, spec=replace(node.spec, taints=(OURS,))), by, api.env.now)
+        api.delete(node)
+    node = api.create(Node(metadata=ObjectMeta(name="n1")))
+    node = api.update(replace(node, spec=replace(node.spec, taints=(OURS,))))
+    api.server.update(replace(node, spec=replace(node.spec, taints=())), "dpu", api.env.now)
+
+    assert list(api.server.trace.marks) == [(FOREIGN_TAINT, "n1")]
+
+
+@pytest.mark.parametrize(("before", "after", "device", "made", "wanted"), [
+    (B, A, {Label.DPUNODE_NAME: "n1", "size": "big"}, False, True),
+    (A, {**A, "more": "x"}, {Label.DPUNODE_NAME: "n1", "size": "big"}, False, False),
+    (A, B, {Label.DPUNODE_NAME: "n1", "size": "big"}, False, False),
+    (B, A, {Label.DPUNODE_NAME: "n1"}, False, False),
+    (B, A, {"size": "big"}, False, False),
+    (B, A, {Label.DPUNODE_NAME: "n1", "size": "big"}, True, False),
+], ids=["newly selected", "selected before", "not selected", "another device", "no device of it yet", "has its DPU"])
+def test_a_dpu_is_wanted_from_the_label_on_that_has_a_dpuset_select_its_device(
+        api: Api, before: Mapping[str, str], after: Mapping[str, str], device: Mapping[str, str], made: bool,
+        wanted: bool) -> None:
+    api.create(DpuSet(metadata=meta("set"), spec=DpuSetSpec(
+        dpu_node_selector=LabelSelector(match_labels=A), dpu_selector={"size": "big"})))
+    api.create(DpuDevice(metadata=meta("d1", device), spec=DpuDeviceSpec(pci_address="0000-2b-00")))
+    node = api.create(DpuNode(metadata=meta("n1", before), spec=DpuNodeSpec(dpus=(DpuRef(name="d1"),))))
+    if made:
+        api.create(Dpu(metadata=meta("d1"), spec=DpuSpec(dpu_node_name="n1", dpu_device_name="d1", bfb="b")))
+    api.run(5.0)
+    api.update(replace(node, metadata=replace(node.metadata, labels=after)))
+
+    assert api.server.trace.marks == ({(WANTED, "d1"): 5.0} if wanted else {})
