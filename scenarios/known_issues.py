@@ -17,7 +17,7 @@ from twin.model.names import Annotation, Finalizer, Label
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuFlavor, DpuNode, DpuSet, Phase
 from twin.model.services import DpuDeployment
 from twin.runtime.events import COMBINED
-from twin.sim.trace import BUDGET, PhaseRow
+from twin.sim.trace import BUDGET, FOREIGN_TAINT, WANTED, PhaseRow
 
 T = TypeVar("T", bound=Object)
 
@@ -48,6 +48,10 @@ class Evidence:
 
     def fault(self, kind: str) -> bool:
         return any(f.kind == kind for f in self.run.trace.faults)
+
+    def marks(self, what: str) -> dict[str, float]:
+        """What has this mark -> since when."""
+        return {about: t_s for (kind, about), t_s in self.run.trace.marks.items() if kind == what}
 
     def event(self, reason: str, text: str = "", count: int = 1) -> bool:
         return any(e.reason == reason and e.count >= count and text in e.message for e in self.all(Event))
@@ -127,7 +131,7 @@ def _edit_taken_back(e: Evidence) -> bool:
             continue
         born_s = e.at_s(dpuset.metadata.creation_timestamp)
         acted = [a for a in e.run.trace.asks if a.t_s >= born_s and a.why == f"DPUSet {dpuset.key} changed"
-                 and any(p.dpu in a.dpus and 0 <= p.start_s - a.t_s < 60.0 for p in starts)]
+                 and any(0 <= p.start_s - a.t_s < 60.0 and p.dpu in a.dpus for p in starts)]
         if len(acted) > owner.metadata.generation - 1:
             return True
     return False
@@ -258,6 +262,16 @@ def _deleted_again(e: Evidence) -> bool:
     return said.pop("", 0) > made.total() or any(n > made[dpu] for dpu, n in said.items())
 
 
+def _noticed_late(e: Evidence) -> bool:
+    """A DPU was made a minute and more after a label put on its worker asked for it, and nothing else held it up."""
+    wanted, made = e.marks(WANTED), dict[str, float]()
+    for p in e.stays(Phase.INITIALIZING):
+        if p.dpu in wanted and p.start_s >= wanted[p.dpu]:
+            made.setdefault(p.dpu, p.start_s)
+    return (any(start_s - wanted[dpu] >= 60.0 for dpu, start_s in made.items())
+            and "throttle-initial-create" not in e.policies and not e.event("FailedCreate"))
+
+
 def _checked_once(e: Evidence) -> bool:
     """A DPUNode said Ready for a minute and more after its DMS was lost; the target of such a fault is `HOSTS,HOW`."""
     faults = [f for f in e.run.trace.faults if f.kind == "dms-unreachable"]
@@ -365,11 +379,13 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     "node-labels-never-removed": _stale_labels,
     "bfb-versions-immutable": _replaced,
     "joined-by-stale-node": _stale_node,
+    "foreign-taint-removed": lambda e: bool(e.marks(FOREIGN_TAINT)),
     "no-join-timeout": lambda e: bool(e.stays(Phase.DPU_CLUSTER_CONFIG, 3600.0)),
     "no-throttle-on-create": _unthrottled,
     "node-effect-not-counted": _given_back_early,
     "dpunode-finalizer-not-counted": _freed,
     "deletes-again": _deleted_again,
+    "dpuset-blind-to-dpunodes": _noticed_late,
     "dpunode-checked-once": _checked_once,
     "warm-reboot-starts-over": lambda e: e.said("Rebooting/RebootFailed"),
     "no-warm-reboot-outside-kubernetes": _never_rebooted,

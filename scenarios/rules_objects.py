@@ -131,13 +131,15 @@ _COMPONENTS = (
 """(field of spec, kinds that need it, what becomes of them)."""
 
 
+_BMC: Path = ("spec", "provisioningController", "installInterface", "installViaRedfish")
+
+
 @rule("redfish", "Installation through the BMC is not rehearsed", "provisioning.md 2.6")
 def _redfish(p: Picture) -> Iterator[Place]:
-    path: Path = ("spec", "provisioningController", "installInterface", "installViaRedfish")
     for m in p.of("DPFOperatorConfig"):
-        if part(m.data, *path) is not None:
+        if part(m.data, *_BMC) is not None:
             yield Place(
-                m, path, "not modelled: DPUs stop in Initialize Interface (RedfishNotModelled) at the latest, "
+                m, _BMC, "not modelled: DPUs stop in Initialize Interface (RedfishNotModelled) at the latest, "
                 "which a real installation does not")
 
 
@@ -196,21 +198,20 @@ def _bfcfg_template(p: Picture) -> Iterator[Place]:
 
 @rule("dpu-mode", "A dpuMode that the gNOI path refuses", "provisioning.md 2.2 phase 5")
 def _dpu_mode(p: Picture) -> Iterator[Place]:
-    for m in p.of("DPUFlavor") if not _redfish(p) else ():
+    for m in p.of("DPUFlavor") if not _through_the_bmc(p) else ():
         mode = part(m.data, "spec", "dpuMode")
         if mode not in (None, "", "dpu"):
             yield Place(m, ("spec", "dpuMode"), "DPUs go to Error (RequestedDPUModeUnsupported)", mode)
 
 
-def _redfish(p: Picture) -> bool:
-    return any(part(m.data, "spec", "provisioningController", "installInterface", "installViaRedfish") is not None
-               for m in p.of("DPFOperatorConfig"))
+def _through_the_bmc(p: Picture) -> bool:
+    return any(part(m.data, *_BMC) is not None for m in p.of("DPFOperatorConfig"))
 
 
 @rule("flavor-vfs", "A flavor whose NUM_OF_VFS leaves a host without VF 0, or is no number",
       "provisioning.md 8.3, 2.2 phase 9")
 def _flavor_vfs(p: Picture) -> Iterator[Place]:
-    for m in p.of("DPUFlavor") if not _redfish(p) else ():  # Redfish has no phase 9
+    for m in p.of("DPUFlavor") if not _through_the_bmc(p) else ():  # Redfish has no phase 9
         listed = part(m.data, "spec", "nvconfig", 0, "parameters")
         at = [i for i, text in enumerate(listed if isinstance(listed, list) else ())
               if str(text).startswith(bfcfg.NUM_OF_VFS)]

@@ -166,7 +166,7 @@ def test_a_template_that_is_not_filled_in_is_never_sent() -> None:
     bench = installing()
     bench.create(ConfigMap(metadata=ObjectMeta(namespace=NS, name="tmpl"),
                            data={"BF_CFG_TEMPLATE": "hostname {{ .DPUHostName }}\n{{ .KubeadmJoinCMD }}\n"}))
-    bench.patch(DpfOperatorConfig, "config", {"spec": {"provisioningController": {
+    bench.patch(DpfOperatorConfig, "dpfoperatorconfig", {"spec": {"provisioningController": {
         "bfbPVCName": "pvc", "bfCFGTemplateConfigMap": "tmpl"}}})
     bench.until(Phase.ERROR)
     assert bench.is_("OSInstalled")[1] == "InstallationFailed"

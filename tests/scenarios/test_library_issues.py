@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,7 +12,10 @@ from scenarios.check import RULES, check_scenario
 from scenarios.known_issues import SHOWS
 from scenarios.known_issues_page import page, policies_of
 from scenarios.known_issues_table import ISSUES, KnownIssue
+from scenarios.run import run as play_scenario
 from tests.scenarios.library_runs import NAMES, run, scenario
+from twin.model.meta import condition_status
+from twin.model.provisioning import DpuNode
 
 PAGE = Path(__file__).parents[2] / "docs" / "known-issues.md"
 
@@ -44,6 +48,33 @@ def test_a_run_that_meets_an_issue_says_so(issue: KnownIssue) -> None:
 @pytest.mark.parametrize("issue", [i for i in ISSUES if i.ref in SHOWS], ids=refs)
 def test_a_run_with_the_policy_does_not_meet_the_issue(issue: KnownIssue) -> None:
     assert not [n for n in issue.scenarios if n.endswith("-fixed") and meets(issue, n)]
+
+
+NEAR: Final = {
+    "doca-platform 26": "deployment-install",  # its DPUSet is changed by the DPUDeployment
+    "foreign-taint-removed": "effect-taint",  # the taint is DPF's own
+    "dpunode-finalizer-not-counted": "two-dpus-on-a-host",  # no DPU goes
+    "deletes-again": "dpu-deletion",  # a person deletes, once
+    "dpuset-blind-to-dpunodes": "scale-up",  # workers come with their labels
+    "dpunode-checked-once": "fault-dms-refused",  # for seconds
+}
+"""Stories that come close to an issue and do not meet it."""
+
+
+@pytest.mark.parametrize("ref", NEAR)
+def test_a_run_that_comes_close_to_an_issue_does_not_meet_it(ref: str) -> None:
+    assert not meets(next(i for i in ISSUES if i.ref == ref), NEAR[ref])
+
+
+@pytest.mark.parametrize(("name", "seen"), [
+    ("wart-dpunode-checked-once", True), ("wart-dpunode-checked-once-fixed", False)])
+def test_a_lost_dms_that_a_resync_noticed_at_last_was_unseen_until_then(name: str, seen: bool) -> None:
+    longer = play_scenario(scenario(name).with_(horizon_s=3 * 3600.0))
+    node = next(o for o in longer.objects[""] if isinstance(o, DpuNode) and o.metadata.name == "worker1")
+
+    assert node.status is not None
+    assert condition_status(node.status.conditions, "Ready") == "False"
+    assert any(k.startswith("dpunode-checked-once: ") for k in longer.known_issues) == seen
 
 
 @pytest.mark.parametrize("issue", [i for i in ISSUES if i.rules], ids=refs)
