@@ -47,7 +47,7 @@ def deleting(p: Pass) -> DpuStatus:
 def _lift(p: Pass) -> None:
     try:
         node_effect.lift_at_end(p)
-    except node_effect.LiftFailed as no:
+    except ApiError as no:
         raise Unmet("RemoveNodeEffectError", str(no)) from no
 
 

@@ -85,7 +85,7 @@ def ready(p: Pass) -> DpuStatus:
     """
     try:
         node_effect.lift_in_ready(p)
-    except node_effect.LiftFailed as error:
+    except (node_effect.LiftFailed, ApiError) as error:
         raise fatal("NodeEffectError", str(error)) from error
     client = _client(p, "DPUClusterClientGetError")
     try:

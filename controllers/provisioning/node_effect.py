@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -98,7 +98,10 @@ def _label(p: Pass, node: DpuNode, labels: dict[str, str]) -> None:
 def _drain(p: Pass) -> None:
     """Ask the maintenance operator for the worker, or join whoever asked before."""
     key = _maintenance_key(p.dpu)
-    found = p.kube.get(NodeMaintenance, key)
+    try:
+        found = p.kube.get(NodeMaintenance, key)
+    except ApiError as error:
+        raise fatal("ErrorOccured", str(error)) from error
     if found is None:
         try:
             p.kube.create(_maintenance(p, key))
@@ -169,11 +172,11 @@ def _hold(p: Pass) -> None:
 
 
 class LiftFailed(Exception):
-    """The effect could not be undone; the text goes into the condition."""
+    """The effect cannot be undone; the text goes into the condition, as that of an ApiError does."""
 
 
 def lift_in_ready(p: Pass) -> None:
-    """Undo the effect of a DPU that is Ready. Raises LiftFailed.
+    """Undo the effect of a DPU that is Ready. Raises LiftFailed, ApiError.
 
     upstream: ready-needs-core-node. Every effect but noEffect wants the core Node here, so a host outside Kubernetes
     ends in Error with hold or customAction. customLabel stays.
@@ -190,18 +193,20 @@ def lift_in_ready(p: Pass) -> None:
 
 
 def lift_at_end(p: Pass) -> None:
-    """Undo the effect of a DPU in Error or Deleting. Raises LiftFailed."""
+    """Undo the effect of a DPU in Error or Deleting. Raises ApiError."""
     effect = p.dpu.spec.node_effect
     if effect is None or effect.no_effect or _needed_by_others(p):
         return
     if effect.custom_action is not None:
-        _attempt(lambda: custom_action.clean_up(p, str(effect.custom_action)))
+        with suppress(NotFound):
+            custom_action.clean_up(p, str(effect.custom_action))
         return
     node = p.kube.get(Node, Key("", p.dpu.spec.dpu_node_name))
     if effect.custom_label is not None:
         gone = {name: None for name in effect.custom_label if node is not None and name in node.metadata.labels}
         if node is not None and gone:
-            _attempt(lambda: p.kube.patch(Node, node.key, {"metadata": {"labels": gone}}))
+            with suppress(NotFound):
+                p.kube.patch(Node, node.key, {"metadata": {"labels": gone}})
         return
     _undo(p, effect, node)
 
@@ -220,7 +225,8 @@ def _untaint(p: Pass, node: Node, key: str) -> None:
     at = next((i for i, taint in enumerate(taints) if taint.key == key), None)
     if at is not None:
         left = (*taints[:at], *taints[at + 1:])
-        _attempt(lambda: p.kube.update(replace(node, spec=replace(node.spec, taints=left))))
+        with suppress(NotFound):
+            p.kube.update(replace(node, spec=replace(node.spec, taints=left)))
 
 
 def _end_maintenance(p: Pass) -> None:
@@ -233,21 +239,14 @@ def _end_maintenance(p: Pass) -> None:
         return
     if REQUESTOR in found.spec.additional_requestors:
         left = [r for r in found.spec.additional_requestors if r != REQUESTOR]
-        _attempt(lambda: p.kube.patch(NodeMaintenance, found.key, {"spec": {"additionalRequestors": left or None}}))
+        with suppress(NotFound):
+            p.kube.patch(NodeMaintenance, found.key, {"spec": {"additionalRequestors": left or None}})
     if not found.deleting:
-        _attempt(lambda: p.kube.delete(NodeMaintenance, found.key))
+        with suppress(NotFound):
+            p.kube.delete(NodeMaintenance, found.key)
 
 
 def _needed_by_others(p: Pass) -> bool:
     """Under the policy: is another DPU of this host on its way to Ready?"""
     return REF_COUNT in p.b.policies and any(
         d.status is not None and d.status.phase in NEEDS_EFFECT for d in siblings(p))
-
-
-def _attempt(do: Callable[[], object]) -> None:
-    try:
-        do()
-    except NotFound:
-        pass
-    except ApiError as error:
-        raise LiftFailed(str(error)) from error

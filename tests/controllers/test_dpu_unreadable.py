@@ -10,7 +10,7 @@ from dpu_bench import NS, Bench, false, true
 
 from controllers.provisioning.dpu import DpuReconciler
 from twin.backends.base import Unavailable
-from twin.model.core import Certificate, DpfOperatorConfig, Job, Node
+from twin.model.core import Certificate, DpfOperatorConfig, Job, Node, NodeMaintenance
 from twin.model.meta import Key, Object, replace
 from twin.model.provisioning import (
     Bfb,
@@ -22,6 +22,7 @@ from twin.model.provisioning import (
     DpuNodeStatus,
     NodeEffect,
     Phase,
+    Taint,
 )
 from twin.runtime.reconcile import Context
 from twin.sim.clock import EPOCH
@@ -39,17 +40,19 @@ class Unreadable:
 
     def get(self, kind: type[Object], key: Key) -> Any:
         if kind is self._kind:
-            raise Unavailable("the cache is not started, can not read objects")
+            raise Unavailable(UNREADABLE)
         return self._kube.get(kind, key)
 
     def list(self, kind: type[Object], *args: Any) -> Any:
         if kind is self._kind:
-            raise Unavailable("the cache is not started, can not read objects")
+            raise Unavailable(UNREADABLE)
         return self._kube.list(kind, *args)
 
 
 ACTION = {"node_effect": NodeEffect(custom_action="x")}
 DRAIN = {"node_effect": NodeEffect(drain=True)}
+TAINT = {"node_effect": NodeEffect(taint=Taint(key="k", effect="NoSchedule"))}
+UNREADABLE = "the cache is not started, can not read objects"
 
 
 @pytest.mark.parametrize(("phase", "kind", "reason", "spec"), [
@@ -68,6 +71,11 @@ DRAIN = {"node_effect": NodeEffect(drain=True)}
     (Phase.HOST_NETWORK_CONFIGURATION, DpfOperatorConfig, "ListDPFOperatorConfigsError", {}),
     (Phase.DPU_CLUSTER_CONFIG, DpuCluster, "GetDPUClusterError", {}),
     (Phase.READY, DpuCluster, "GetDPUClusterError", {}),
+    (Phase.ERROR, Node, "RemoveNodeEffectError", TAINT),
+    (Phase.ERROR, NodeMaintenance, "RemoveNodeEffectError", DRAIN),
+    (Phase.ERROR, Job, "RemoveNodeEffectError", ACTION),
+    (Phase.DELETING, Node, "RemoveNodeEffectError", TAINT),
+    (Phase.DELETING, NodeMaintenance, "RemoveNodeEffectError", DRAIN),
     (Phase.DELETING, Certificate, "GetObjectsError", {}),
 ])
 def test_a_read_that_fails_is_told_and_the_phase_stays(
@@ -76,9 +84,22 @@ def test_a_read_that_fails_is_told_and_the_phase_stays(
     bench.at(phase, true("InterfaceInitialized"), **spec)
     once(bench, kind)
     told = bench.status().conditions[-1]
-    assert (told.status, told.reason, told.message) == (
-        "False", reason, "the cache is not started, can not read objects")
+    assert (told.status, told.reason, told.message) == ("False", reason, UNREADABLE)
     assert bench.phase() == phase
+
+
+@pytest.mark.parametrize(("phase", "kind", "condition", "reason", "spec"), [
+    (Phase.NODE_EFFECT, NodeMaintenance, "NodeEffectReady", "ErrorOccured", DRAIN),
+    (Phase.READY, Node, "Ready", "NodeEffectError", TAINT),
+    (Phase.READY, NodeMaintenance, "Ready", "NodeEffectError", DRAIN),
+])
+def test_a_worker_whose_maintenance_cannot_be_read_sends_its_dpu_to_error(
+        phase: str, kind: type[Object], condition: str, reason: str, spec: dict[str, Any]) -> None:
+    bench = Bench()
+    bench.at(phase, **spec)
+    once(bench, kind)
+    assert bench.is_(condition) == ("False", reason, UNREADABLE)
+    assert bench.phase() == Phase.ERROR
 
 
 def once(bench: Bench, kind: type[Object]) -> None:
