@@ -61,6 +61,9 @@ WARTS: Final[tuple[Wart, ...]] = (
          "provisioning.md 3.4"),
     Wart("warm-reboot-starts-over", "After eleven failed warm reboots the DPU stays in Rebooting and counts from one",
          "provisioning.md 3.4"),
+    Wart("reboot-outlives-its-dpu",
+         "A DPU deleted in Rebooting leaves its warm reboot behind: the host goes down during the install of the DPU "
+         "made in its place, which ends in Error", "provisioning.md 2.0, 2.4"),
     Wart("no-warm-reboot-outside-kubernetes", "A warm reboot of a host outside Kubernetes does nothing, without end",
          "provisioning.md 3.4"),
     Wart("rebooted-condition-means-asked",

@@ -88,7 +88,7 @@ class BfbReconciler:
         token = task_token(bfb.key)
         if bfb.deleting:
             if self.memory.task(token) is not None:
-                self.memory.forget(token)
+                self.memory.cancel(token)
             return replace(status, phase="Deleting")
         path, temp = paths(bfb, status)
         task = self.memory.task(token)

@@ -17,7 +17,7 @@ Handler = Callable[[Pass], DpuStatus]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One phase. `leaves` is False where a deletion is not honoured at once (2.4). `drops`: tasks that are over now."""
+    """One phase. `leaves` is False where a deletion is not honoured at once (2.4). `drops`: tasks it forgets."""
 
     handle: Handler
     condition: str

@@ -144,7 +144,10 @@ def _warm(p: Pass, node: DpuNode, command: str) -> DpuStatus:
 
 
 def warm_reboot(b: Backends, dpu: Dpu, command: str) -> TaskBody:
-    """Raises RpcError."""
+    """Raises RpcError.
+
+    upstream: reboot-outlives-its-dpu. A deletion drops the task from the table and stops nothing.
+    """
     pod = Key(b.settings.namespace, dms_pod(dpu.spec.dpu_node_name))
     pci = dpu.spec.pci_address or ""
     for words in (commands.shut_down_arm(pci, command), commands.reboot_host(pci, command)):

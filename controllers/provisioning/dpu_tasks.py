@@ -49,7 +49,7 @@ def running(p: Pass, what: str) -> bool:
 
 
 def forget(p: Pass, what: str) -> None:
-    """Drop a task that is over or no longer wanted; what it started in the world goes on."""
+    """Drop a task that is over or no longer wanted. As with a goroutine, nobody stops one that still runs."""
     token: tuple[str, Key] = (what, p.key)
     if p.b.memory.task(token) is not None:
         p.b.memory.forget(token)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from dpu_bench import NS, Bench, false, meta, true
 
 from twin.model.core import ConfigMap, Job, JobStatus, Secret
+from twin.model.device import Arm
 from twin.model.meta import Condition, Key, ObjectMeta, replace
 from twin.model.names import Annotation, Label
 from twin.model.provisioning import Dpu, DpuNode, Phase
@@ -125,7 +127,7 @@ def rebooted(bench: Bench) -> tuple[str, str, str]:
 
 def test_a_warm_reboot_shuts_the_arm_down_then_resets_the_host_once() -> None:
     bench = rebooting().until(Phase.HOST_NETWORK_CONFIGURATION)
-    assert [w for w in bench.writes if w.startswith("exec")] == ["exec slr-arm", "exec slr-host"]
+    assert execs(bench) == ["exec slr-arm", "exec slr-host"]
     assert bench.card.host.boots == 1
     assert rebooted(bench) == ("True", "Rebooted", "")
 
@@ -229,6 +231,42 @@ def test_a_restarted_controller_does_not_reboot_a_host_twice() -> None:
     bench.restart()
     bench.until(Phase.HOST_NETWORK_CONFIGURATION)
     assert bench.card.host.boots == 1
+
+
+def deleted_while_its_arm_shuts_down() -> Bench:
+    bench = rebooting()
+    bench.card.device = replace(bench.card.device, arm=Arm.UP)
+    bench.run(10)
+    bench.delete(Dpu, bench.name)
+    bench.run(10)
+    assert bench.gone(Dpu, bench.name)
+    assert execs(bench) == ["exec slr-arm"]
+    return bench
+
+
+def execs(bench: Bench) -> list[str]:
+    return [w for w in bench.writes if w.startswith("exec")]
+
+
+def test_a_reboot_under_way_outlives_its_dpu_and_hits_the_next_ones_install() -> None:
+    bench = deleted_while_its_arm_shuts_down()
+    bench.at(Phase.OS_INSTALLING, INITIALIZED)
+    bench.run(60)
+    assert execs(bench)[:2] == ["exec slr-arm", "exec slr-host"]
+    assert not bench.card.host.up
+    bench.until(Phase.ERROR)
+    assert bench.is_("OSInstalled")[:2] == ("False", "InstallationFailed")
+    bench.run(600)
+    assert bench.card.host.boots == 1
+
+
+@pytest.mark.parametrize("end", [Bench.restart, lambda bench: bench.manager.crash()], ids=["restart", "crash"])
+def test_a_reboot_whose_dpu_is_gone_ends_with_the_controller(end: Callable[[Bench], None]) -> None:
+    bench = deleted_while_its_arm_shuts_down()
+    end(bench)
+    bench.run(600)
+    assert execs(bench) == ["exec slr-arm"]
+    assert bench.card.host.boots == 0
 
 
 @pytest.mark.parametrize(("policies", "boots"), [([], 1), (["reboot-waits-for-siblings"], 0)])

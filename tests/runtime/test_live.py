@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from twin.backends.base import Conflict, Operation, RpcError
 from twin.model.meta import Key
 from twin.runtime.backstage import Backstage, LiveMemory, LiveOperation
 from twin.runtime.live import LiveRunner, NotLeading, Readers
+from twin.runtime.memory import Task
 from twin.runtime.reconcile import DONE, Context, Result, Terminal, Watch
 
 KEY = Key("ns", "a")
@@ -264,24 +265,44 @@ def test_a_task_waits_for_operations_and_keeps_its_value(stage: Backstage) -> No
     assert (task.value, task.error, memory.tasks, bugs) == ("gone", "", 0, [])
 
 
-def test_a_forgotten_task_goes_no_further(stage: Backstage) -> None:
+@pytest.mark.parametrize(("end", "goes_on"), [(LiveMemory.forget, True), (LiveMemory.cancel, False)])
+def test_a_task_goes_on_when_it_is_forgotten_but_not_when_it_is_cancelled(
+        end: Callable[[LiveMemory, str], None], goes_on: bool) -> None:
+    memory, told = LiveMemory(lambda bug: None, workers=1), list[Hashable]()
+    memory.touched = told.append
+    made, task, reached = waits_for_one_operation(memory)
+    end(memory, "t")
+    made.end(None)
+    later = memory.start("later", nothing())
+    eventually(lambda: "later" in told)
+    assert (bool(reached), task.finished, later.finished, memory.tasks) == (goes_on, goes_on, True, 0)
+    assert (memory.task("t"), told) == (None, ["t", "later"])
+
+
+def test_a_forgotten_task_ends_with_its_process() -> None:
     memory = LiveMemory(lambda bug: None, workers=1)
-    made, reached = LiveOperation("x"), []
+    made, task, reached = waits_for_one_operation(memory)
+    memory.forget("t")
+    memory.drop()
+    made.end(None)
+    assert (reached, task.finished, memory.tasks) == ([], False, 0)
+
+
+def waits_for_one_operation(memory: LiveMemory) -> tuple[LiveOperation, Task, list[bool]]:
+    """A task "t" that waits; the list is not empty once it went on."""
+    made, reached = LiveOperation("x"), list[bool]()
 
     def body() -> Any:
         yield made.op
         reached.append(True)
 
-    def nothing() -> Any:
-        yield from ()
-
     task = memory.start("t", body())
     eventually(lambda: bool(made.op.callbacks))
-    memory.forget("t")
-    made.end(None)
-    later = memory.start("later", nothing())
-    eventually(lambda: later.finished)
-    assert (reached, task.finished, memory.task("t")) == ([], False, None)
+    return made, task, reached
+
+
+def nothing() -> Any:
+    yield from ()
 
 
 def test_an_operation_that_ends_while_somebody_begins_to_wait_is_never_missed(stage: Backstage) -> None:

@@ -59,13 +59,41 @@ def test_a_bug_in_a_task_is_not_swallowed() -> None:
         Memory().start("t", body())
 
 
-def test_a_forgotten_task_is_not_resumed_and_its_token_is_told() -> None:
-    memory, op, told = Memory(), Operation("one"), list[Hashable]()
+def test_a_forgotten_task_goes_on_to_its_end_of_which_nobody_is_told() -> None:
+    memory, first, second, told = Memory(), Operation("one"), Operation("two"), list[Hashable]()
     memory.touched = told.append
+    task = memory.start("t", waiting(first, second))
+    memory.forget("t")
+    first.succeed(1)
+    assert not task.finished
+    second.succeed(2)
+    assert (memory.task("t"), task.value, told) == (None, [1, 2], ["t"])
+
+
+def test_a_forgotten_task_ends_with_its_process() -> None:
+    memory, op = Memory(), Operation("one")
     task = memory.start("t", waiting(op))
     memory.forget("t")
+    memory.drop()
     op.succeed(1)
-    assert (memory.task("t"), task.finished, told) == (None, False, ["t"])
+    assert not task.finished
+
+
+def test_a_cancelled_task_ends_at_once_and_its_token_is_told() -> None:
+    memory, op, closed, told = Memory(), Operation("one"), [], list[Hashable]()
+
+    def body() -> Generator[Operation, Any, None]:
+        try:
+            yield op
+        finally:
+            closed.append(True)
+
+    memory.touched = told.append
+    task = memory.start("t", body())
+    memory.cancel("t")
+    assert (memory.task("t"), closed, told) == (None, [True], ["t"])
+    op.succeed(1)
+    assert not task.finished
 
 
 def test_a_restart_forgets_tasks_and_values_but_the_operations_go_on() -> None:
@@ -85,12 +113,13 @@ def test_a_restart_forgets_tasks_and_values_but_the_operations_go_on() -> None:
     assert memory.task("t") is None
 
 
-def test_a_task_started_anew_under_its_token_is_not_driven_by_the_old_ones_operation() -> None:
+def test_a_task_started_anew_under_its_token_has_nothing_of_the_old_one_which_goes_on() -> None:
     memory, old, new = Memory(), Operation("old"), Operation("new")
-    memory.start("t", waiting(old))
+    forgotten = memory.start("t", waiting(old))
+    memory.forget("t")
     task = memory.start("t", waiting(new), attempt=1)
     old.succeed("stale")
-    assert not task.finished
+    assert (forgotten.value, memory.task("t"), task.finished) == (["stale"], task, False)
     new.succeed("fresh")
     assert task.value == ["fresh"]
 

@@ -162,17 +162,22 @@ class LiveMemory(Memory):
     def start(self, token: Hashable, body: TaskBody, attempt: int = 0) -> Task:
         task = Task(attempt=attempt)
         with self._lock:
-            self._tasks[token], self._running[token] = task, body
+            self._tasks[token], self._running[task] = task, body
         self._go_on(token, task, body, None, None)
         return task
 
     def forget(self, token: Hashable) -> None:
         with self._lock:
             self._tasks.pop(token, None)
-            body = self._running.pop(token, None)
+        self.touched(token)
+
+    def cancel(self, token: Hashable) -> None:
+        with self._lock:
+            task = self._tasks.get(token)
+            body = self._running.pop(task, None) if task is not None else None
         if body is not None:
             _close(body)
-        self.touched(token)
+        self.forget(token)
 
     def drop(self) -> None:
         with self._lock:
@@ -192,7 +197,7 @@ class LiveMemory(Memory):
 
     def _step(self, token: Hashable, task: Task, body: TaskBody, value: Any, error: Exception | None) -> None:
         with self._lock:
-            if self._running.get(token) is not body:
+            if task not in self._running:
                 return
         try:
             self._advance(token, task, body, value, error)
@@ -204,10 +209,11 @@ class LiveMemory(Memory):
 
     def _end(self, token: Hashable, task: Task, error: str, value: Any) -> None:
         with self._lock:
-            if self._tasks.get(token) is task:
-                self._running.pop(token, None)
+            self._running.pop(task, None)
             task.error, task.value, task.finished = error, value, True
-        self.touched(token)
+            current = self._tasks.get(token) is task
+        if current:
+            self.touched(token)
 
 
 def _close(body: TaskBody) -> None:

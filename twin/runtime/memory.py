@@ -37,7 +37,7 @@ class Memory:
     def __init__(self) -> None:
         self._values: dict[type, Any] = {}
         self._tasks: dict[Hashable, Task] = {}
-        self._running: dict[Hashable, TaskBody] = {}
+        self._running: dict[Task, TaskBody] = {}
         self.touched: Callable[[Hashable], None] = lambda token: None
         self.read: Callable[[Hashable], None] = lambda token: None
         self.resuming: Callable[[], None] = lambda: None
@@ -59,20 +59,25 @@ class Memory:
     def start(self, token: Hashable, body: TaskBody, attempt: int = 0) -> Task:
         """Begin a task; it runs to its first wait before this returns."""
         task = self._tasks[token] = Task(attempt=attempt)
-        self._running[token] = body
+        self._running[task] = body
         self._advance(token, task, body, None, None)
         return task
 
     def forget(self, token: Hashable) -> None:
-        """Drop a task from the table. What it started in the world goes on."""
+        """Drop a task from the table. One that runs goes on, seen by nobody, until it ends or the process does."""
         self._tasks.pop(token, None)
-        body = self._running.pop(token, None)
-        if body is not None:
-            body.close()
         self.touched(token)
 
+    def cancel(self, token: Hashable) -> None:
+        """Drop a task and end it here and now. What it started in the world goes on unless its body takes it back."""
+        task = self._tasks.get(token)
+        body = self._running.pop(task, None) if task is not None else None
+        if body is not None:
+            body.close()
+        self.forget(token)
+
     def drop(self) -> None:
-        """The process ended: everything is forgotten, operations in the world go on."""
+        """The process ended: everything is forgotten, all tasks end, operations in the world go on."""
         running = list(self._running.values())
         self._running.clear()
         self._tasks.clear()
@@ -96,7 +101,7 @@ class Memory:
             value, error = op.value, op.error
 
     def _resume(self, token: Hashable, task: Task, body: TaskBody, op: Operation) -> None:
-        if self._running.get(token) is not body:
+        if task not in self._running:
             return
         self.resuming()
         try:
@@ -107,6 +112,7 @@ class Memory:
             self.crashed()
 
     def _end(self, token: Hashable, task: Task, error: str, value: Any) -> None:
-        self._running.pop(token, None)
+        self._running.pop(task, None)
         task.finished, task.error, task.value = True, error, value
-        self.touched(token)
+        if self._tasks.get(token) is task:
+            self.touched(token)
