@@ -127,7 +127,7 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
     **dict.fromkeys(("issue-4413138-duplicate-suffix", "issue-4413138-duplicate-suffix-fixed"), _SOON),
     **dict.fromkeys((
         "fault-dms-refused", "controller-restart-while-rebooting", "wart-any-reboot-counts", "fault-api-down",
-        "fault-api-down-briefly",
+        "fault-api-down-briefly", "wart-reboot-outlives-its-dpu",
         "wart-duplicate-install", "wart-duplicate-install-fixed", "rollback-in-the-middle",
         "wart-foreign-taint-removed", "issue-one-dpu-per-host", "issue-one-dpu-per-host-fixed",
         "issue-one-dpu-per-host-old-firmware", "wart-node-effect-not-counted", "wart-node-effect-not-counted-fixed",

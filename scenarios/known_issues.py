@@ -219,6 +219,13 @@ def _foreign_reboot(e: Evidence) -> bool:
         _old(c) and c["dpu"] in passed and not _skips(e, c) for c in e.cards(ready=True)))
 
 
+def _outlived(e: Evidence) -> bool:
+    """The OS install of a DPU whose forerunner was deleted in Rebooting failed for good."""
+    next_ones = {(p.dpu, p.attempt + 1) for p in e.stays(Phase.REBOOTING, outcome="deleting")}
+    return "host-reboot" in e.changes and any(
+        (p.dpu, p.attempt) in next_ones for p in e.stays(Phase.OS_INSTALLING, outcome="failed"))
+
+
 def _stale_labels(e: Evidence) -> bool:
     sets = {s.metadata.uid: s for s in e.all(DpuSet)}
     for dpu in e.all(Dpu):
@@ -388,6 +395,7 @@ SHOWS: Final[dict[str, Callable[[Evidence], bool]]] = {
     "dpuset-blind-to-dpunodes": _noticed_late,
     "dpunode-checked-once": _checked_once,
     "warm-reboot-starts-over": lambda e: e.said("Rebooting/RebootFailed"),
+    "reboot-outlives-its-dpu": _outlived,
     "no-warm-reboot-outside-kubernetes": _never_rebooted,
     "dpunode-keeps-node-labels": _kept_labels,
     "dpudevice-labels-leak": _leaked_labels,

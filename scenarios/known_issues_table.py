@@ -151,6 +151,9 @@ ISSUES: Final[tuple[KnownIssue, ...]] = (
           "wart-kamaji-service-stays wart-kamaji-service-stays-fixed", source="7.3"),
     _wart("warm-reboot-starts-over", "warm reboots that fail are tried without end", "wart-warm-reboot-starts-over",
           source="3.4"),
+    _wart("reboot-outlives-its-dpu", "a DPU deleted in Rebooting: its host goes down all the same, under the OS "
+          "install of the next DPU", "wart-reboot-outlives-its-dpu", source="2.4",
+          way_out="delete the DPU that is in Error once its host is back"),
     _wart("no-warm-reboot-outside-kubernetes", "a warm reboot of a host outside Kubernetes does nothing, for ever",
           "wart-warm-reboot-outside-kubernetes", rules="reboot-method", source="3.4"),
     _wart("unknown-part-passes", "a card of unknown part number passes the capacity check", "wart-unknown-part",
