@@ -1,4 +1,4 @@
-"""What figures share: a canvas, time on an axis, step series, and marks for what happened."""
+"""What figures share: a canvas, time on an axis, step series."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from reports import palette
 from scenarios.result import Run
 
 if TYPE_CHECKING:
@@ -84,33 +83,6 @@ def thin(times: Sequence[float], values: Sequence[float], end_s: float) -> tuple
 def step(axes: Axes, times: Sequence[float], values: Sequence[float], end_s: float, **style: Any) -> None:
     times, values = thin(times, values, end_s)
     axes.step([*times, end_s], [*values, values[-1]], where="post", **style)
-
-
-def happenings(axes: Axes, run: Run, end_s: float) -> None:
-    """When something was asked (dotted) and when faults lasted (grey bands), with their names at the top."""
-    open_since: dict[tuple[str, str], float] = {}
-    for fault in run.trace.faults:
-        if fault.began:
-            open_since[fault.kind, fault.target] = fault.t_s
-        elif (start := open_since.pop((fault.kind, fault.target), None)) is not None:
-            _band(axes, start, fault.t_s, f"{fault.kind} {fault.target}")
-    for (kind, target), start in open_since.items():
-        _band(axes, start, end_s, f"{kind} {target}")
-    free_s = 0.0
-    for ask in run.trace.asks:
-        axes.axvline(ask.t_s, color=palette.FAINT, linewidth=0.8, linestyle=":")
-        if ask.t_s < free_s or ask.t_s > end_s:
-            continue  # its name would run into the one before
-        free_s = ask.t_s + len(ask.why) * 0.0075 * end_s
-        axes.annotate(ask.why, (ask.t_s, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      fontsize=7, color=palette.FAINT, va="bottom", annotation_clip=True)
-
-
-def _band(axes: Axes, start_s: float, end_s: float, name: str) -> None:
-    axes.axvspan(start_s, end_s, color="#bbbbbb", alpha=0.5, linewidth=0)
-    axes.annotate(name, (start_s, 0.98), (-3, 0), xycoords=("data", "axes fraction"), textcoords="offset points",
-                  fontsize=7, color=palette.FAINT, rotation=90, va="top", ha="right", annotation_clip=True, zorder=5,
-                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8})
 
 
 def time_axis(axes: Axes, end_s: float) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from reports import palette
-from reports.axes import WIDTH_IN, canvas, clock, happenings, last_change_s, step, thin, time_axis
+from reports.axes import WIDTH_IN, canvas, clock, last_change_s, step, thin
+from reports.lanes import head, timeline
 from reports.strip import phases_by_rack
 from reports.waits import waits
 from scenarios.result import Run, Summary
@@ -63,8 +64,8 @@ def _ready_steps(rows: Sequence[PhaseRow]) -> tuple[list[float], list[int]]:
 
 def completion(runs: Sequence[Run], summary: Summary) -> Figure:
     """DPUs Ready over time. Replications are thin lines; the first run is the bold one."""
-    figure, axes = canvas(WIDTH_IN, 3.8, top_in=0.75)
     end_s = last_change_s(runs)
+    figure, axes = timeline(runs[0], end_s, 2.5)
     top = 1
     for run in reversed(runs):
         times, counts = _ready_steps(run.phases())
@@ -78,10 +79,8 @@ def completion(runs: Sequence[Run], summary: Summary) -> Figure:
                   textcoords="offset points", ha="right", fontsize=8, color=palette.FAINT)
     axes.set_ylim(0, top * 1.1)
     _whole_numbers(axes)
-    time_axis(axes, end_s)
-    happenings(axes, runs[0], end_s)
     axes.set_ylabel("DPUs Ready")
-    axes.set_title(f"DPUs Ready over time ({summary.dpus.ready} of {total} at the end)", pad=18)
+    head(axes, f"DPUs Ready over time ({summary.dpus.ready} of {total} at the end)")
     return figure
 
 
@@ -96,8 +95,8 @@ def _whole_numbers(axes: Axes) -> None:
 
 def unavailable(runs: Sequence[Run]) -> Figure:
     """DPUs out of service at once, against how many may be (the sum of what the DPUSets allow)."""
-    figure, axes = canvas(WIDTH_IN, 3.4, top_in=0.75)
     end_s = last_change_s(runs)
+    figure, axes = timeline(runs[0], end_s, 2.1)
     top = 1.0
     for run in reversed(runs):
         found = run.unavailability()
@@ -115,12 +114,9 @@ def unavailable(runs: Sequence[Run]) -> Figure:
         top = max(top, *(n for _, n in budget))
     axes.set_ylim(0, top * 1.12)
     _whole_numbers(axes)
-    time_axis(axes, end_s)
-    happenings(axes, runs[0], end_s)
     axes.set_ylabel("DPUs unavailable")
-    axes.set_title(f"DPUs unavailable at once (at most {max(run.unavailability().max for run in runs)})", pad=18)
-    if budget:
-        axes.legend(loc="upper right")
+    head(axes, f"DPUs unavailable at once (at most {max(run.unavailability().max for run in runs)})",
+         legend=bool(budget))
     return figure
 
 

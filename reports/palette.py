@@ -36,6 +36,8 @@ OTHER: Final = "#777777"
 BASIS_MARKS: Final = {"measured": "[M]", "published": "[P]", "expert": "[E]"}
 INK: Final = "#222222"
 FAINT: Final = "#888888"
+FAULT: Final = "#e6e6e6"
+FAULT_BAR: Final = "#cfcfcf"
 
 RC: Final[Any] = {  # Any: matplotlib types each key
     "svg.hashsalt": "dpf-twin", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 9.0,

@@ -32,6 +32,7 @@ def waits(run: Run) -> Figure:
 
 OTHER: Final = "other constraints"
 WORK: Final = "work"
+MEASURE: Final = "time from asked to Ready", "all provisionings of the DPU"
 Layers = dict[str, dict[str, float]]
 
 
@@ -80,7 +81,7 @@ def _wait_bars(run: Run, layers: Layers, colours: dict[str, str], total: dict[st
     axes.grid(False)
     axes.set_xlim(0, longest)
     time_ticks(axes.xaxis, longest)
-    axes.set_xlabel("time from asked to Ready, all provisionings of the DPU")
+    axes.set_xlabel(", ".join(MEASURE))
     return figure, axes
 
 
@@ -89,7 +90,7 @@ def _wait_ranks(run: Run, layers: Layers, colours: dict[str, str], total: dict[s
     order = sorted(total, key=lambda d: (d in never, total[d], d))
     bins = min(len(order), 250)
     edges = sorted({*(i * len(order) // bins for i in range(bins + 1)), len(order) - len(never)})
-    figure, axes = canvas(WIDTH_IN, 3.2 + bottom_in, bottom_in=bottom_in)
+    figure, axes = canvas(WIDTH_IN, 3.2 + bottom_in, left_in=1.1, bottom_in=bottom_in)
     base = [0.0] * (len(edges) - 1)
     for name, of in layers.items():
         values = [sum(of.get(d, 0.0) for d in order[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
@@ -107,7 +108,7 @@ def _wait_ranks(run: Run, layers: Layers, colours: dict[str, str], total: dict[s
         axes.annotate(f"{len(never)} not Ready", (first, 1), (-4, -4), xycoords=("data", "axes fraction"), fontsize=8,
                       textcoords="offset points", ha="right", va="top", color=palette.PHASE_COLOURS[Phase.ERROR])
     axes.set_xlabel(f"DPUs of this run, ranked by time ({len(order)})")
-    axes.set_ylabel("time from asked to Ready")
+    axes.set_ylabel(",\n".join(MEASURE))
     return figure, axes
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import matplotlib
 import pytest
 
 from reports import palette
 from reports.axes import clock, natural, thin, time_ticks
-from reports.figures import figures, last_change_s, render
+from reports.figures import completion, figures, last_change_s, render, unavailable
 from reports.strip import STRIP_ROWS, phases_by_rack
+from reports.waits import waits
 from scenarios.result import Run, summarise
 from twin.model.provisioning import PHASES
-from twin.sim.trace import Trace
+from twin.sim.trace import NS, Trace
 
 
 def texts(figure: Any) -> str:
@@ -70,6 +74,60 @@ def test_figures_say_how_many_dpus_are_ready_and_what_they_waited_for(many: Run)
     assert "2 not Ready" in texts(drawn["waits"])
     assert "OS Installing [P] n=126" in texts(drawn["phase-durations"])
     assert "budget (maxUnavailable)" in texts(drawn["unavailable"])
+
+
+FAULTS = {  # kind, target, seconds from, to
+    "none": (),
+    "two near": (("host-power", "worker1", 600, 1200), ("watch-duplicate", "dpu,dpuset", 660, 1260)),
+    "at the axis, and as the curve ends": (("dms-slow", "*,5.0", 120, 130), ("api-slow", "20.0", 20_000, 90_000)),
+    "twelve": tuple(("restart", f"dpf-provisioning-controller-manager-{i}", 200 * i, 200 * i + 4000)
+                    for i in range(12)),
+    "a long one": (("api-slow", "$x" * 100, 3600, 3700),),
+}
+
+
+def _with_faults(run: Run, faults: Sequence[tuple[str, str, float, float]]) -> Run:
+    run.trace.faults.clear()
+    for t_s, kind, target, began in sorted([(start, k, t, True) for k, t, start, _ in faults]
+                                           + [(end, k, t, False) for k, t, _, end in faults]):
+        run.trace.fault(round(t_s * NS), kind, target, began)
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["completion", "unavailable"])
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+def test_names_of_faults_meet_neither_plot_nor_title_legend_or_each_other(
+        four: Run, name: str, faults: Sequence[tuple[str, str, float, float]]) -> None:
+    run = _with_faults(replace(four, trace=deepcopy(four.trace)), faults)
+    with matplotlib.rc_context(palette.RC):
+        figure = completion([run], summarise([run])) if name == "completion" else unavailable([run])
+    figure.canvas.draw()
+    plot, lanes = figure.axes
+    names = [t for t in lanes.texts if t.get_text()]
+    others = [plot.bbox, lanes._left_title, *filter(None, [lanes.get_legend()])]
+    boxes = [getattr(o, "get_window_extent", lambda o=o: o)() for o in [*names, *others]]
+
+    assert {"manifests applied", "DPUSet template changed: bfb"} <= {t.get_text() for t in names}
+    assert len(names) + sum(int(t.get_text().split()[0]) - 1 for t in names if t.get_text().endswith(" more")) \
+        == 2 + len(faults)
+    for a, b in combinations(boxes, 2):
+        assert not (a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1), (a, b)
+    for box in boxes[:len(names)]:
+        assert plot.bbox.x0 - 0.5 < box.x0 < box.x1 < plot.bbox.x1 + 0.5
+
+
+@pytest.mark.slow
+def test_what_has_no_room_above_a_plot_is_counted(four: Run) -> None:
+    run = _with_faults(replace(four, trace=deepcopy(four.trace)), FAULTS["twelve"])
+
+    assert "+8 more" in texts(unavailable([run]))
+
+
+def test_waits_say_what_they_measure_in_the_same_words_as_bars_and_ranked(four: Run, many: Run) -> None:
+    bars, ranked = waits(four).axes[0].get_xlabel(), waits(many).axes[0].get_ylabel()
+
+    assert bars == ranked.replace("\n", " ") == "time from asked to Ready, all provisionings of the DPU"
 
 
 def test_each_dpu_of_a_small_fleet_is_named_in_the_strip(four: Run) -> None:
