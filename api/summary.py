@@ -85,7 +85,8 @@ def _expectations(s: Summary) -> str:
         return ""
     rows = [("EXPECTED", "", "VALUE")]
     for e in s.expectations:
-        rows.append((e.expr, "holds" if e.holds else "DOES NOT HOLD", "" if e.value is None else str(e.value)))
+        expr, value = e.row
+        rows.append((expr, "holds" if e.holds else "DOES NOT HOLD", value))
     return columns(rows)
 
 

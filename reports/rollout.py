@@ -97,8 +97,8 @@ def _range(q: QuantileValue) -> str:
 def _expectations(summary: Summary) -> str:
     if not summary.expectations:
         return ""
-    rows = [["holds" if e.holds else "**does not hold**", f"`{e.expr}`", "" if e.value is None else e.value]
-            for e in summary.expectations]
+    told = [("holds" if e.holds else "**does not hold**", *e.row) for e in summary.expectations]
+    rows = [(holds, f"`{expr}`", value) for holds, expr, value in told]
     return "## Expectations\n\n" + _table(["", "expression", "value"], rows)
 
 

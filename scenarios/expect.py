@@ -15,10 +15,12 @@ Functions: `p50`, `p90`, `p95`, `max_of`, `min_of`, `count`; `peak(outages)`: ho
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from scenarios.measure import unavailability
@@ -27,6 +29,7 @@ from twin.model.cel import native
 from twin.model.core import Event, Node, NodeMaintenance, Pod
 from twin.model.meta import Conditions, Object, condition, condition_status
 from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet
+from twin.model.units import duration
 from twin.sim.trace import SpanRow
 
 
@@ -67,6 +70,8 @@ def _judged(expression: str, variables: dict[str, Any]) -> Expectation:
     context = cel.Context(variables=variables, functions={n: _stoppable(f, stops) for n, f in FUNCTIONS.items()})
     try:
         value = cel.evaluate(expression, context)
+    except KeyError as error:
+        value, told = None, f"cannot be evaluated: no such key: {error.args[0]}"
     except Exception as error:
         value, told = None, f"cannot be evaluated: {error}"
     else:
@@ -91,7 +96,29 @@ def _stoppable(function: Callable[..., Any], stops: list[BaseException]) -> Call
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | str) else repr(value)
+    """What JSON holds as it is; lists, maps and null as JSON text."""
+    value = _json(value)
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value, ensure_ascii=False)
+
+
+def _json(value: Any) -> Any:
+    """A CEL value with the keys of maps in order: the interpreter gives them in another one each time."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case timedelta():
+            return duration(value.total_seconds())
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case dict():
+            texts = ((k if isinstance(k, str) else json.dumps(k), _json(v)) for k, v in value.items())
+            return dict(sorted(texts, key=lambda item: item[0]))
+        case list() | tuple():
+            return [_json(v) for v in value]
+        case _:
+            return repr(value)
 
 
 def facts(run: Run) -> dict[str, Any]:

@@ -39,12 +39,18 @@ class ReconcileRow:
 
 
 class Expectation(BaseModel):
-    """A CEL expression of the scenario, whether it holds, and the value it compared (as text when it is not plain)."""
+    """A CEL expression of the scenario, whether it holds, and the value it compared (JSON text if it is not plain)."""
 
     model_config = ConfigDict(frozen=True)
     expr: str
     holds: bool
     value: Any = None
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Expression and value for a table, each in one line: `true` as CEL has it."""
+        value = "" if self.value is None else str(self.value)
+        return (" ".join(self.expr.split()), value.lower() if isinstance(self.value, bool) else " ".join(value.split()))
 
 
 @dataclass(kw_only=True)

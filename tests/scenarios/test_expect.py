@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from scenarios.expect import FUNCTIONS, RECORDS, VALUES, facts, judge, unknown
+from scenarios.result import Expectation
 from tests.scenarios.library_runs import NAMES, run, scenario
 
 
@@ -47,3 +50,35 @@ def test_ctrl_c_in_the_middle_of_an_expression_is_not_lost(monkeypatch: pytest.M
     monkeypatch.setitem(FUNCTIONS, "p95", pressed)
     with pytest.raises(KeyboardInterrupt):
         judge(["p95(completion_s) >= 0.0 || true"], run("first-install"))
+
+
+@pytest.mark.parametrize(("expression", "value"), [
+    ("duration('5400s')", "1h 30m"),
+    ("timestamp('2025-01-01T00:00:00Z')", "2025-01-01T00:00:00Z"),
+    ("[1, 2.5, 'a', null, true]", '[1, 2.5, "a", null, true]'),
+    ("{'b': {'d': duration('1s'), 'c': 1}, 'a': [{2: 'z', 1: 'y'}]}",
+     '{"a": [{"1": "y", "2": "z"}], "b": {"c": 1, "d": "1s"}}'),
+    ("null", "null"), ("1.0 / 0.0", "inf"), ("converged", True), ("'a text'", "a text"), ("reboots.host", 2),
+])
+def test_a_value_is_told_as_json_has_it_with_keys_in_order(expression: str, value: object) -> None:
+    assert judge([expression], run("first-install"))[0].value == value
+
+
+def test_an_expression_that_fails_is_told_in_its_value_only(
+        capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as on the command line, where pytest does not catch logs
+    of_function, of_regex, of_key = judge(["p95(5) < 1.0", "'x'.matches('[')", "reboots.hosts == 1"],
+                                          run("first-install"))
+
+    assert "TypeError: 'int' object is not iterable" in of_function.value
+    assert of_key.value == "cannot be evaluated: no such key: hosts"
+    assert "\n" in of_regex.value
+    assert "\n" not in of_regex.row[1]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("expr", "value", "row"), [
+    ("a &&\n  b\n", True, ("a && b", "true")), ("a", False, ("a", "false")), ("a", None, ("a", "")),
+    ("a", "x\n  y", ("a", "x y")), ("a", "True", ("a", "True")), ("a", 1.5, ("a", "1.5"))])
+def test_an_expectation_is_one_line_of_a_table(expr: str, value: object, row: tuple[str, str]) -> None:
+    assert Expectation(expr=expr, holds=True, value=value).row == row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from functools import cache
 from importlib.machinery import PathFinder
@@ -16,8 +17,10 @@ def native() -> Any:
     """The interpreter of the `cel` package (`compile`, `evaluate`, `Context`), loaded on first use.
 
     The package's `__init__` also loads its command line, 0.15 s of terminal libraries we never use, so the extension
-    module is loaded by itself. A later `import cel` finds and shares it.
+    module is loaded by itself. A later `import cel` finds and shares it. It also logs what it raises; without a
+    handler of its own that would reach stderr.
     """
+    logging.getLogger("cel").addHandler(logging.NullHandler())
     package = importlib.util.find_spec("cel")
     if package is None:
         raise ModuleNotFoundError("common-expression-language is not installed", name="cel")
