@@ -29,8 +29,8 @@ Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="More notes on st
 RunDir = Annotated[Path, typer.Option("--run", help="The run folder", metavar="DIR")]
 At = Annotated[str, typer.Option("--at", help="Virtual time, e.g. 2h15m; the end of the run if absent",
                                  metavar="DURATION")]
-Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Only this one; for a list the default is `default`",
-                                        metavar="NAMESPACE")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", metavar="NAMESPACE",
+                                        help="Only this one; for a list the default is dpf-operator-system")]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="Objects of all namespaces")]
 Labels = Annotated[str, typer.Option("-l", "--selector", help="Label selector, as kubectl's", metavar="SELECTOR")]
 Cluster = Annotated[str, typer.Option("--cluster", help="A DPU cluster; the host cluster if absent", metavar="NAME")]

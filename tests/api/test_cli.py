@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from api.cli import call
+from reports.look import DEFAULT_NAMESPACE
 from twin.version import VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,11 @@ def test_every_verb_has_help(run, verb):
     assert code == 0
     assert f"Usage: dpf-twin {verb}" in out
     assert "<class" not in out
+
+
+@pytest.mark.parametrize("verb", ["get", "describe"])
+def test_help_names_the_namespace_that_a_list_shows(run, verb):
+    assert f"the default is {DEFAULT_NAMESPACE}" in " ".join(run(verb, "--help")[1].split())
 
 
 def test_no_verb_shows_the_help_and_is_no_success(run):
