@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from api.output import Refused, document, note
+from api.output import Refused, answer, document, note
 from scenarios.base import Manifest, ScenarioFile
 from scenarios.check import Finding, check_scenario
 from scenarios.check import check as find
@@ -144,10 +143,9 @@ def _print(findings: list[Finding], objects: int, output: str, quiet: bool) -> N
         rows = [{"rule": f.rule, "severity": f.severity, "file": f.file, "line": f.line, "column": f.column,
                  "object": f.object, "field": f.field, "words": f.words, "got": f.got, "reference": f.reference}
                 for f in findings]
-        sys.stdout.write(document({"objects": objects, "findings": rows}, output))
+        answer(document({"objects": objects, "findings": rows}, output))
         return
-    for finding in findings:
-        print(finding)
+    answer("".join(f"{finding}\n" for finding in findings))
     if not quiet:
         count = {s: sum(f.severity == s for f in findings) for s in ("error", "warning", "note")}
         note(f"{objects} objects: " + ", ".join(f"{n} {s}{'' if n == 1 else 's'}" for s, n in count.items()))

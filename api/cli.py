@@ -31,7 +31,7 @@ from api.flags import (
     check_output,
     until_seconds,
 )
-from api.output import Refused, note
+from api.output import Refused, answer, note
 from twin.version import DPF_RELEASE, VERSION
 
 __all__ = ["app", "call", "main"]
@@ -48,21 +48,21 @@ def main() -> None:
 
 def call(arguments: list[str]) -> int:
     """Run one command line; returns its exit code. What a user got wrong is told without a traceback."""
-    if arguments == ["--version"]:  # the parser takes twice as long to load as the answer to print
-        print(_VERSION)
-        return 0
-    command = typer.main.get_command(app)
     try:
+        if arguments == ["--version"]:  # the parser takes twice as long to load as the answer to print
+            answer(_VERSION + "\n")
+            return 0
+        command = typer.main.get_command(app)
         code = command.main(arguments, prog_name="dpf-twin", standalone_mode=False)
-        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         note("interrupted")
         return 130
-    except BrokenPipeError:  # `dpf-twin get ... | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:  # what the parser makes of a broken pipe
+        if not {"-h", "--help"} & {*arguments}:
+            raise
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
@@ -101,10 +101,10 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version", is_eager=True)] = False,
 ) -> None:
     if version:
-        print(_VERSION)
+        answer(_VERSION + "\n")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        print(context.get_help())
+        answer(context.get_help() + "\n")
         raise typer.Exit(2)
 
 
@@ -229,7 +229,7 @@ def crd(
     """Print the CustomResourceDefinitions, for `kubectl apply -f -`."""
     from api.schemas import crds
 
-    sys.stdout.write(crds(kinds, output))
+    answer(crds(kinds, output))
 
 
 @app.command()
@@ -240,16 +240,17 @@ def schema(
     """Print the JSON Schema of what you write or receive."""
     from api.schemas import schema as of
 
-    sys.stdout.write(of(kind, output))
+    answer(of(kind, output))
 
 
 # --- shared by verbs
 
 
-def _answer(answer: Any) -> None:
-    sys.stdout.write(answer.out)
-    sys.stderr.write(answer.err)
-    raise typer.Exit(answer.code)
+def _answer(found: Any) -> None:
+    answer(found.out)
+    if found.err:
+        note(found.err.removesuffix("\n"))
+    raise typer.Exit(found.code)
 
 
 from api import cli_live  # noqa: E402, F401  (registers `live`, `lab`, `diff-runs`, after the verbs above)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from api.flags import Output, Policies, Quiet, app, check_output, until_seconds
-from api.output import Refused
+from api.output import Refused, answer
 
 lab_app = typer.Typer(help="A fleet on this machine with real parts: API servers, DMS over gRPC, netlink.",
                       rich_markup_mode=None, no_args_is_help=True, add_completion=False)
@@ -118,5 +118,5 @@ def diff_runs(
 
     check_output(output)
     found = diff(read(Path(a)), read(Path(b)))
-    typer.echo(document(found.document(), output) if output in ("json", "yaml") else text(found, a, b), nl=False)
+    answer(document(found.document(), output) if output in ("json", "yaml") else text(found, a, b))
     raise typer.Exit(0 if found.same else 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from zlib import crc32
 
-from api.output import Refused, note
+from api.output import Refused, answer, note
 
 if TYPE_CHECKING:
     from twin.backends.lab.lab import Lab
@@ -187,7 +187,7 @@ def _print(found: dict[str, Any], output: str) -> None:
     from api.output import document
 
     if output in ("json", "yaml"):
-        sys.stdout.write(document(found, output))
+        answer(document(found, output))
         return
     lines = [f"state       {found['state']}", f"dir         {found['dir']}"]
     if found["kubeconfig"]:
@@ -197,6 +197,6 @@ def _print(found: dict[str, Any], output: str) -> None:
               for h in found["hosts"]]
     if found["pids"]:
         lines.append("pids        " + "  ".join(f"{n}={p}" for n, p in found["pids"].items()))
-    sys.stdout.write("\n".join(lines) + "\n")
+    answer("\n".join(lines) + "\n")
 
 

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 
 class Refused(Exception):
     """Bad usage or input, in one or more lines. Exit code 2."""
 
 
+def answer(text: str) -> None:
+    """To stdout, at once."""
+    _write(sys.stdout, text)
+
+
 def note(text: str) -> None:
-    print(text, file=sys.stderr)
+    """A line to stderr."""
+    _write(sys.stderr, text + "\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """A reader that went away (`| head`) misses the rest; the exit code stays what it would have been."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def document(data: Any, output: str) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from api.output import Refused, note
+from api.output import Refused, answer, note
 from twin.model.units import duration
 
 if TYPE_CHECKING:
@@ -203,9 +202,9 @@ def _print(summary: Summary, request: Request) -> None:
     from api.summary import text
 
     if request.output in ("json", "yaml"):
-        sys.stdout.write(document(summary.model_dump(mode="json"), request.output))
+        answer(document(summary.model_dump(mode="json"), request.output))
     else:
-        sys.stdout.write(text(summary, wide=request.output == "wide"))
+        answer(text(summary, wide=request.output == "wide"))
 
 
 def _notes(summary: Summary, folder: Path, request: Request) -> None:

@@ -28,7 +28,7 @@ from api.live import Config, Live
 from api.live_folder import run_of, write_timing
 from api.live_log import Log
 from api.live_record import NEIGHBOURS, WATCHED, Recorder
-from api.output import note
+from api.output import answer, note
 from api.webhook_server import WebhookServer, configurations
 from controllers.provisioning.webhooks import WEBHOOKS
 from controllers.services.webhooks import WEBHOOKS as SERVICE_WEBHOOKS
@@ -411,8 +411,8 @@ def rehearse(request: Any, speed: float) -> int:
         write_timing(story.live, run, folder / "timing.yaml", speed=speed)
     finally:
         story.close()
-    sys.stdout.write(document(summary.model_dump(mode="json"), request.output) if request.output in ("json", "yaml")
-                     else text(summary, wide=request.output == "wide"))
+    answer(document(summary.model_dump(mode="json"), request.output) if request.output in ("json", "yaml")
+           else text(summary, wide=request.output == "wide"))
     if not request.quiet:
         for warning in summary.warnings:
             note(f"warning: {warning}")

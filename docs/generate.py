@@ -30,6 +30,7 @@ def commands() -> str:
         "stdout carries the answer only, stderr progress and notes; `-o json` prints exactly one document.",
         "Durations are written `90s`, `15m`, `2h30m`.", "",
         table(("exit code", "means"), EXIT_CODES),
+        "A reader of stdout or stderr that goes away (`| head`) does not change the exit code.\n",
         table(("command", "does"), (
             (f"[`dpf-twin {name}`](#{name.replace(' ', '-')})", _first(command)) for name, command in _verbs(root))),
     ]

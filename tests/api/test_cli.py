@@ -53,7 +53,7 @@ def test_every_verb_has_help(run, verb):
 
 @pytest.mark.parametrize("verb", ["get", "describe"])
 def test_help_names_the_namespace_that_a_list_shows(run, verb):
-    assert f"the default is {DEFAULT_NAMESPACE}" in " ".join(run(verb, "--help")[1].split())
+    assert f"thedefaultis{DEFAULT_NAMESPACE}" in "".join(run(verb, "--help")[1].split())
 
 
 def test_no_verb_shows_the_help_and_is_no_success(run):
@@ -245,9 +245,28 @@ def test_ctrl_c_says_what_was_kept_and_exits_130(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_reader_that_stops_reading_is_no_error():
+@pytest.mark.parametrize("both", [False, True], ids=["of stdout", "of both"])
+@pytest.mark.parametrize(("arguments", "code"), [
+    ("rehearse good.yaml --no-report", 0), ("rehearse bad.yaml --no-report", 1), ("rehearse nope.yaml", 2),
+    ("crd", 0), ("check good.yaml -o json", 0), ("rehearse --help", 0), ("--version", 0), ("", 2)])
+def test_a_reader_that_goes_away_does_not_change_the_exit_code(tmp_path, arguments, code, both):
+    for name, expected in (("good", "converged"), ("bad", "!converged")):
+        (tmp_path / f"{name}.yaml").write_text(f"apiVersion: dpf-twin/v1\nname: {name}\ninclude: {LIBRARY}\n"
+                                               f"expect: ['{expected}']\n")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "api.cli", *arguments.split()], cwd=tmp_path, text=True, stdout=write,
+                          stderr=write if both else subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    os.close(write)
+
+    assert done.returncode == code
+    assert "Traceback" not in (done.stderr or "")
+    assert "Exception ignored" not in (done.stderr or "")
+
+
+@pytest.mark.slow
+def test_a_reader_may_read_one_line():
     done = subprocess.run(f"{sys.executable} -m api.cli crd | head -1", shell=True, cwd=ROOT, capture_output=True,
                           text=True, env=os.environ)
 
-    assert done.stdout == "---\n"
-    assert done.stderr == ""
+    assert (done.stdout, done.stderr) == ("---\n", "")
