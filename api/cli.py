@@ -36,6 +36,8 @@ from twin.version import DPF_RELEASE, VERSION
 
 __all__ = ["app", "call", "main"]
 
+TO_COME: Final = ("diff", "packet", "sweep", "recommend", "plan", "execute", "score", "calibrate", "snapshot", "serve")
+"""Verbs that are settled, but not in this release."""
 _VERSION: Final = f"dpf-twin {VERSION} (DPF {DPF_RELEASE})"
 
 
@@ -52,6 +54,8 @@ def call(arguments: list[str]) -> int:
         if arguments == ["--version"]:  # the parser takes twice as long to load as the answer to print
             answer(_VERSION + "\n")
             return 0
+        if arguments and arguments[0] in TO_COME:
+            raise Refused(f"dpf-twin {arguments[0]}: not in this release")
         command = typer.main.get_command(app)
         code = command.main(arguments, prog_name="dpf-twin", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -21,7 +21,7 @@ HEAD: Final = "<!-- Made by `python -m docs.generate`; edit the code it describe
 
 def commands() -> str:
     """Verbs and flags."""
-    from api.cli import app
+    from api.cli import TO_COME, app
 
     root: Any = typer.main.get_command(app)
     parts = [
@@ -33,6 +33,7 @@ def commands() -> str:
         "A reader of stdout or stderr that goes away (`| head`) does not change the exit code.\n",
         table(("command", "does"), (
             (f"[`dpf-twin {name}`](#{name.replace(' ', '-')})", _first(command)) for name, command in _verbs(root))),
+        f"Not in this release: {', '.join(f'`{verb}`' for verb in TO_COME)}.\n",
     ]
     for name, command in _verbs(root):
         parts += [f"## {name}", "", one_per_line(command.help or ""), _usage(name, command), _flags(command)]
