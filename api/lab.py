@@ -51,9 +51,15 @@ class Plan:
 
 
 def open_lab(folder: str, *, quiet: bool = True) -> Lab:
-    """The lab of this folder (default: the user's). Raises nothing."""
+    """The lab of this folder (default: the user's). Raises Refused."""
     from twin.backends.lab.lab import Lab, default_folder
 
+    try:
+        Path(folder).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # no lab is there
+    except OSError as error:
+        raise Refused(f"--dir: must be a folder: {(error.strerror or str(error)).lower()} (got {folder})") from error
     return Lab(Path(folder) if folder else default_folder(), say=(lambda line: None) if quiet else note)
 
 

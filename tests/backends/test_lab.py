@@ -229,6 +229,15 @@ def test_a_folder_that_is_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_told_with_its_flag(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for folder, why in (("/proc/x", "no such file or directory"), (tmp_path / "thesis.txt", "not a directory"),
+                        (tmp_path / "thesis.txt" / "lab", "not a directory")):
+        with pytest.raises(LabError) as told:
+            Lab(Path(folder)).up(fleet(), [], netns=False)
+        assert str(told.value) == f"--dir: must be a folder that can be written: {why} (got {folder})"
+
+
 def test_two_ups_at_once_are_told_apart(lab: Lab) -> None:
     with lab._locked(), pytest.raises(LabError, match="another `lab up` or `lab down` is at work in"):
         Lab(lab.folder).down()

@@ -220,7 +220,11 @@ class Lab:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 handle = path.open("w")
             except OSError as error:
-                raise LabError(_one_line(error, self.folder)) from error
+                if error.errno == errno.ENOSPC:
+                    raise LabError(_one_line(error, self.folder)) from error
+                why = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror or str(error)
+                told = f"--dir: must be a folder that can be written: {why.lower()} (got {self.folder})"
+                raise LabError(told) from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.exists() and os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
