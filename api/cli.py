@@ -43,8 +43,9 @@ _VERSION: Final = f"dpf-twin {VERSION} (DPF {DPF_RELEASE})"
 
 def main() -> None:
     """The entry point of the console script."""
-    if sys.stdout is None:  # closed by the caller: the answer goes nowhere
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open for the life of the process
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller: what is said goes nowhere
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  open for the life of the process
     sys.exit(call(sys.argv[1:]))
 
 

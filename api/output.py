@@ -24,11 +24,17 @@ def note(text: str) -> None:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """A reader that went away (`| head`) misses the rest; the exit code stays what it would have been."""
+    """A reader that went away (`| head`) misses the rest, and notes may get lost; the exit code stays what it would
+    have been.
+
+    Raises: OSError when stdout has another trouble, such as a full disk.
+    """
     try:
         stream.write(text)
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

@@ -276,6 +276,15 @@ def test_a_reader_that_goes_away_does_not_change_the_exit_code(tmp_path, argumen
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("to", ["&-", "/dev/full"])
+def test_notes_that_cannot_be_written_do_not_change_the_exit_code(tmp_path, to):
+    done = subprocess.run(f"{sys.executable} -m api.cli rehearse {tmp_path}/nope.yaml 2>{to}", shell=True, cwd=ROOT,
+                          capture_output=True, env=os.environ)
+
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.slow
 def test_a_reader_may_read_one_line():
     done = subprocess.run(f"{sys.executable} -m api.cli crd | head -1", shell=True, cwd=ROOT, capture_output=True,
                           text=True, env=os.environ)
