@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from twin.model.edge import Edge, Seconds
 from twin.model.faults import MOMENTS, Fault, Targets
 from twin.model.fleet import Fleet
 from twin.model.fleet_file import FleetFile
 from twin.model.timing import Profile
-from twin.model.timing_profile import Seconds, TimingFile
+from twin.model.timing_profile import TimingFile
 from twin.model.yamlmarks import Marked
 
 DEFAULT_HORIZON_S = 48 * 3600.0
-
-
-class _Edge(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _shape(value: Any) -> str:
@@ -35,10 +32,16 @@ Names = Annotated[Annotated[str, Tag("name")] | Annotated[list[str], Tag("list")
     lambda value: "name" if isinstance(value, str) else "list")]
 
 
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, str | int | float | bool):
+        raise ValueError("must be text, a number, true or false")
+    return value
+
+
 # --- the timeline
 
 
-class ObjectName(_Edge):
+class ObjectName(Edge):
     """One object. `apiVersion` is needed only for kinds that the twin does not know."""
 
     kind: Annotated[str, Field(min_length=1)]
@@ -68,19 +71,19 @@ class Delete(ObjectName):
     propagation: Literal["Background", "Foreground", "Orphan"] = "Background"
 
 
-class Scale(_Edge):
+class Scale(Edge):
     """From now on the first `hosts` hosts of the fleet are in service, the others are not (their Nodes are removed)."""
 
     hosts: Annotated[int, Field(ge=0)]
 
 
-class Cordon(_Edge):
+class Cordon(Edge):
     """Nodes are cordoned; with `for`, uncordoned again at the end."""
 
     node: Targets
 
 
-class PersonTask(_Edge):
+class PersonTask(Edge):
     """A person acts `after` (default: the timing profile's operator-response) they see something.
 
     Either an annotation: wherever objects of the kind carry it (as true, if it has a truth value), it is set to
@@ -108,7 +111,7 @@ class PersonTask(_Edge):
 ACTIONS = ("patch", "apply", "delete", "scale", "cordon", "operator", "restart", "fault")
 
 
-class TimelineEntry(_Edge):
+class TimelineEntry(Edge):
     """Something that happens: `at` seconds after the start, exactly one action, `for` how long where that has sense."""
 
     at: Seconds
@@ -137,7 +140,7 @@ class TimelineEntry(_Edge):
         return self
 
 
-class ScenarioFile(_Edge):
+class ScenarioFile(Edge):
     """A story: a fleet, what is applied at the start, what happens later, and what is expected."""
 
     apiVersion: Literal["dpf-twin/v1"]
@@ -148,7 +151,8 @@ class ScenarioFile(_Edge):
     fleet: Annotated[Annotated[str, Tag("name")] | Annotated[FleetFile, Tag("inline")], _NAME_OR_THING] | None = Field(
         default=None, description="A file, or a fleet in place")
     manifests: Names = Field(default=[], description="Files, folders, globs; applied at 0 s in kubectl order")
-    variables: dict[str, str | int | float | bool] = Field(default={}, description="For $NAME and ${NAME} in manifests")
+    variables: dict[str, Annotated[str | int | float | bool, BeforeValidator(_scalar)]] = Field(
+        default={}, description="For $NAME and ${NAME} in manifests")
     timeline: list[TimelineEntry] = []
     timing: Annotated[Annotated[str, Tag("name")] | Annotated[TimingFile, Tag("inline")], _NAME_OR_THING] = Field(
         default="default", description="default, fixed, a file, or a profile in place")

@@ -146,7 +146,14 @@ def test_a_fleet_without_hosts_is_refused():
     ("hosts: [{name: a, pods: [{name: p, grace_s: -3s}]}]", "a duration must not be negative (got \"-3s\")"),
     ("generate: {}\nbudgets: [{name: b, selector: {a: b}}]", "exactly one of min_available, max_unavailable"),
     ("generate: {}\nimage_servers: [{name: a, url: x}]", "image_servers[0].url: must match pattern"),
+    ("generate: {}\nbudgets: [{name: b, selector: {}, min_available: 1}]", "selector: must have at least 1 item"),
+    ("generate: {}\nbudgets: [{name: b, selector: {a: b}, min_available: x}]", "min_available: must match pattern"),
+    ("generate: {}\nbudgets: [{name: b, selector: {a: b}, min_available: true}]", "min_available: must be a number"),
+    ("generate: {racks: true}", "generate.racks: must be a number (got true)"),
     ("generate: {}\nvolume: {size_bytes: -1}", "a size is a number of bytes"),
+    ("generate: {}\nvolume: {size_bytes: .inf}", "volume.size_bytes: a size must be less than 8Ei"),
+    ("generate: {}\nvolume: {bandwidth_bytes_per_s: 0.001}",
+     "bandwidth_bytes_per_s: must be greater than or equal to 1 (got 0.001)"),
 ])
 def test_a_mistake_is_told_with_its_place_and_field(text, mistake):
     told = mistakes(text)

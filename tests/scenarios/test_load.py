@@ -277,7 +277,7 @@ def test_mistakes_of_all_files_are_told_at_once(write):
     ("timeline: [{at: 1h}]", "give exactly one of patch, apply"),
     ("timeline: [{at: 1h, restart: x, scale: {hosts: 1}}]", "give exactly one of patch, apply"),
     ("timeline: [{at: 1h, fault: {kind: rack-powr}}]", "fault.kind: must be one of host-power, rack-power"),
-    ("timeline: [{at: 1h, fault: {kind: rack-power, rck: r1}}]", "fault.rack: required field is missing"),
+    ("timeline: [{at: 1h, fault: {kind: rack-power, rack: r1, rck: r1}}]", "fault.rck: unknown field"),
     ("timeline: [{at: 1h, fault: {kind: rack-power, rack: r3}}]", "the fleet has no such rack (got \"r3\")"),
     ("timeline: [{at: 1h, fault: {kind: dms-slow, host: 'x*', factor: 3}}]", "the fleet has no such host"),
     ("timeline: [{at: 1h, fault: {kind: controller-restart}, for: 1m}]", "happens at a moment: for has no meaning"),
@@ -303,12 +303,26 @@ def test_mistakes_of_all_files_are_told_at_once(write):
     ("replications: 0", "replications: must be greater than or equal to 1 (got 0)"),
     ("horizon: 0", "horizon: must be greater than 0"),
     ("seed: -1", "seed: must be greater than or equal to 0 (got -1)"),
+    ("seed: true", "seed: must be a number (got true)"),
+    ("replications: true", "replications: must be a number (got true)"),
+    ("timeline: [{at: true, restart: '*'}]", "timeline[0].at: a duration is a number of seconds"),
+    ("timeline: [{at: 1h, fault: {kind: dms-slow, host: '*', factor: true}}]", "factor: must be a number (got true)"),
+    ("timeline: [{at: 1h, fault: {kind: install-fails, dpu: '*', attempts: [true]}}]", "attempts[0]: must be a number"),
+    ("timing: {limits: {client_qps: true}}", "timing.limits.client_qps: must be a number (got true)"),
+    ("timing: {operations: {os-install: {empirical_s: 3}}}", "os-install.empirical_s: must be a list (got 3)"),
+    ("timing: {operations: {os-install: {empirical_s: []}}}", "empirical_s: must have at least 1 item (got [])"),
+    ("timing: {operations: {os-install: {uniform_s: [1, 2, 3]}}}", "uniform_s: must have at most 2 items (got"),
+    ("timeline: [{at: 1h, fault: {kind: install-fails, dpu: '*', attempts: []}}]",
+     "attempts: must have at least 1 item (got [])"),
+    ("timeline: [{at: 1h, fault: {kind: rack-power, rack: []}}]", "fault.rack: must have at least 1 item (got [])"),
+    ("variables: {A: [1]}", "variables.A: must be text, a number, true or false (got [1])"),
     ("sed: 1", "sed: unknown field"),
     ("manifests: nowhere/", "manifests: no such file or folder (got \"nowhere/\")"),
 ])
 def test_a_mistake_in_a_scenario_is_told_with_its_place_and_field(write, text, mistake):
     told = mistakes(write("s/s.yaml", HEAD + text + "\n"))
 
+    assert len(told) == 1
     assert told[0].startswith("s/s.yaml:4:")
     assert mistake in told[0]
 

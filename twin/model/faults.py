@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final, Literal, Union, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from twin.model.edge import Edge, Seconds
 from twin.model.fleet import Fleet
-from twin.model.timing_profile import Seconds
 
 
 def _several(value: Any) -> Any:
@@ -25,10 +25,8 @@ Targets = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValid
     min_length=1, json_schema_extra={"description": "A name, a pattern such as worker1*, or a list of them"})]
 
 
-class _Fault(BaseModel):
+class _Fault(Edge):
     """`AT` names the target field and what it selects from the fleet; '' when it is checked elsewhere."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class HostPower(_Fault):
@@ -338,12 +336,12 @@ def names_of(field: str, fleet: Fleet) -> tuple[str, ...] | None:
     return None
 
 
-def target_text(fault: BaseModel) -> str:
+def target_text(fault: Edge) -> str:
     """What a fault strikes and how, as a trace names it: the values of its fields, `*` for all there are."""
     values = [v for k, v in fault.model_dump().items() if k != "kind" and v is not None]
     return ",".join(" ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in values)
 
 
-def targets(fault: BaseModel, field: str, fleet: Fleet) -> tuple[str, ...]:
+def targets(fault: Edge, field: str, fleet: Fleet) -> tuple[str, ...]:
     """The names that this target field of the fault means in this fleet."""
     return fitting(getattr(fault, field), names_of(field, fleet) or ())

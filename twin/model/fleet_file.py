@@ -7,21 +7,19 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from twin.model import fleet, units
+from twin.model import fleet
+from twin.model.edge import Bytes, BytesPerSecond, Edge, Seconds
 from twin.model.fleet import Card, Fleet, Host
 from twin.model.mistakes import BadInput, Mistake
 from twin.model.parts import PARTS
-from twin.model.timing_profile import Seconds
 from twin.model.yamlmarks import Marked, mistakes_of
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=200)]
-Bytes = Annotated[int, BeforeValidator(units.size_bytes), Field(gt=0, json_schema_extra={
-    "description": "Bytes, or text such as 1.4Gi, 1500MB"})]
-BytesPerSecond = Annotated[float, BeforeValidator(units.size_bytes), Field(gt=0, json_schema_extra={
-    "description": "Bytes per second, or text such as 1.25GB"})]
-Share = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^\d+%$")]
+Share = Annotated[
+    Annotated[int, Field(ge=0), Tag("count")] | Annotated[str, Field(pattern=r"^\d+%$"), Tag("share")],
+    Discriminator(lambda given: "share" if isinstance(given, str) and not given.isdigit() else "count")]
 MODELS = {part.model: part for part in reversed(tuple(PARTS.values()))}
 """The usual part of each model: the first that the table has."""
 
@@ -40,11 +38,7 @@ def _ip(value: Any) -> str:
 Ip = Annotated[str, BeforeValidator(_ip)]
 
 
-class _Edge(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DpuEntry(_Edge):
+class DpuEntry(Edge):
     """One DPU of a host. What is absent is made from its host and its place."""
 
     pci: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{4}-)?[0-9a-fA-F]{2}-[0-9a-fA-F]{2}$")] | None = Field(
@@ -70,7 +64,7 @@ class DpuEntry(_Edge):
         return self
 
 
-class PodEntry(_Edge):
+class PodEntry(Edge):
     """A workload pod on a host. The name of a generated host's pod ends with the host's."""
 
     name: Name
@@ -80,7 +74,7 @@ class PodEntry(_Edge):
     controller: Literal["ReplicaSet", "StatefulSet", "DaemonSet", "none"] = "ReplicaSet"
 
 
-class BudgetEntry(_Edge):
+class BudgetEntry(Edge):
     """A PodDisruptionBudget."""
 
     name: Name
@@ -96,7 +90,7 @@ class BudgetEntry(_Edge):
         return self
 
 
-class HostTemplate(_Edge):
+class HostTemplate(Edge):
     """What all generated hosts have."""
 
     labels: dict[str, str] = {}
@@ -124,7 +118,7 @@ class HostEntry(HostTemplate):
         default=None, description="Absent: one DPU")
 
 
-class Generate(_Edge):
+class Generate(Edge):
     """Hosts worker1, worker2, ... rack by rack (r1, r2, ...)."""
 
     racks: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -150,19 +144,19 @@ class Generate(_Edge):
         return self
 
 
-class RackEntry(_Edge):
+class RackEntry(Edge):
     name: Name
     uplink_bytes_per_s: BytesPerSecond = 3.125e9
 
 
-class Versions(_Edge):
+class Versions(Edge):
     bsp: str | None = None
     doca: str | None = None
     uefi: str | None = None
     atf: str | None = None
 
 
-class ImageEntry(_Edge):
+class ImageEntry(Edge):
     """A BFB on an image server. What is absent follows its name."""
 
     size_bytes: Bytes = fleet.DEFAULT_IMAGE_BYTES
@@ -171,7 +165,7 @@ class ImageEntry(_Edge):
     content: str | None = Field(default=None, description="Identity of the bytes; two files may share it")
 
 
-class ImageServerEntry(_Edge):
+class ImageServerEntry(Edge):
     name: Name
     url: Annotated[str, Field(pattern=r"^https?://.+")] = Field(description="All URLs that begin with this")
     bandwidth_bytes_per_s: BytesPerSecond = 1.25e9
@@ -179,17 +173,17 @@ class ImageServerEntry(_Edge):
         default=None, description="Paths below url; any other is a 404. Absent: every file is there")
 
 
-class NetworkEntry(_Edge):
+class NetworkEntry(Edge):
     controller_bytes_per_s: BytesPerSecond = 1.25e9
     host_bytes_per_s: BytesPerSecond = 1.25e8
 
 
-class VolumeEntry(_Edge):
+class VolumeEntry(Edge):
     bandwidth_bytes_per_s: BytesPerSecond = 1e9
     size_bytes: Bytes = 10 * fleet.GI
 
 
-class PersonEntry(_Edge):
+class PersonEntry(Edge):
     """The person on call."""
 
     reboots: bool = True
@@ -198,7 +192,7 @@ class PersonEntry(_Edge):
     after_s: Seconds | None = Field(default=None, description="Absent: the timing profile says")
 
 
-class FleetFile(_Edge):
+class FleetFile(Edge):
     """A fleet: racks, hosts with their DPUs and workload, image servers, links. Explicit, generated, or both."""
 
     apiVersion: Literal["dpf-twin/v1"] = "dpf-twin/v1"

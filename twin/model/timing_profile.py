@@ -13,18 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from twin.model import timing, units
+from twin.model.edge import Edge, Seconds
 from twin.model.timing import Basis, Distribution, Limit, Operation, Profile
 
 BASES = ("default", "fixed")
@@ -42,15 +34,7 @@ RETIRED = {
 }
 """Entries of earlier profiles that had no effect, and why."""
 
-Seconds = Annotated[float, BeforeValidator(units.seconds), Field(ge=0, json_schema_extra={
-    "description": "Seconds, or text such as 90s, 15m, 2h30m"})]
-
-
-class _Edge(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Quantiles(_Edge):
+class Quantiles(Edge):
     """Median and 95th percentile, in seconds."""
 
     p50: Annotated[Seconds, Field(gt=0)]
@@ -63,7 +47,7 @@ class Quantiles(_Edge):
         return self
 
 
-class Moments(_Edge):
+class Moments(Edge):
     """Mean and standard deviation, in seconds."""
 
     mean: Annotated[Seconds, Field(gt=0)]
@@ -86,7 +70,7 @@ def _usable(value: float) -> float:
 LimitValue = Annotated[float, Field(ge=0, le=1e15), AfterValidator(_usable)]
 
 
-class OperationEntry(_Edge):
+class OperationEntry(Edge):
     """How long one operation takes (exactly one distribution), how often it fails, and why we think so."""
 
     fixed_s: Seconds | None = None
@@ -95,8 +79,10 @@ class OperationEntry(_Edge):
     lognormal_s: Quantiles | None = None
     gamma_s: Moments | None = None
     weibull_s: Quantiles | None = None
-    empirical_s: Annotated[list[Seconds], Field(min_length=1)] | str | None = Field(
-        default=None, description="Measured values, or a CSV file with one value in the first column of each line")
+    empirical_s: Annotated[
+        Annotated[list[Seconds], Field(min_length=1), Tag("values")] | Annotated[str, Tag("file")],
+        Discriminator(lambda given: "file" if isinstance(given, str) else "values")] | None = Field(
+            default=None, description="Measured values, or a CSV file with one value in the first column of each line")
     fails: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Probability that one attempt fails; the base's when absent")
     shared: list[str] | None = Field(
@@ -121,7 +107,7 @@ class OperationEntry(_Edge):
 DISTRIBUTIONS = ("fixed_s", "uniform_s", "triangular_s", "lognormal_s", "gamma_s", "weibull_s", "empirical_s")
 
 
-class LimitEntry(_Edge):
+class LimitEntry(Edge):
     """A rate, a count or a share."""
 
     value: LimitValue
@@ -135,7 +121,7 @@ class LimitEntry(_Edge):
 _ENTRY_OR_NUMBER = Discriminator(lambda given: "entry" if isinstance(given, dict | LimitEntry) else "number")
 
 
-class TimingFile(_Edge):
+class TimingFile(Edge):
     """A timing profile: one entry per operation that differs from its base."""
 
     apiVersion: Literal["dpf-twin/v1"] = "dpf-twin/v1"

@@ -7,6 +7,7 @@ from typing import Final
 
 _STEP_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_S: Final = 100 * 365 * 86400.0
+LARGEST_BYTES: Final = 2**63 - 1
 _STEP = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|[kKMGTPE]i?B?)?")
@@ -23,7 +24,7 @@ def seconds(value: str | int | float) -> float:
     if isinstance(value, bool):
         raise ValueError("a duration is a number of seconds or text such as 90s, 15m, 2h30m")
     if isinstance(value, int | float):
-        return _checked(float(value))
+        return _checked(value)
     text = value.strip()
     if _NUMBER.fullmatch(text):
         return _checked(float(text))
@@ -39,14 +40,14 @@ def seconds(value: str | int | float) -> float:
     return _checked(sign * total)
 
 
-def _checked(value: float) -> float:
+def _checked(value: int | float) -> float:
     if value != value or value in (float("inf"), float("-inf")):
         raise ValueError("a duration must be finite")
     if value < 0:
         raise ValueError("a duration must not be negative")
     if value > LONGEST_S:
         raise ValueError("a duration must not be longer than 100 years")
-    return value
+    return float(value)
 
 
 def duration(value_s: float) -> str:
@@ -68,13 +69,13 @@ def size_bytes(value: str | int | float) -> int:
     """A size in bytes: `1500000000`, `1.5GB`, `1.4Gi`, `200 MiB`. Decimal unless the unit has an i.
 
     Raises:
-        ValueError: not a size, or negative.
+        ValueError: not a size, negative, or larger than LARGEST_BYTES.
     """
-    if isinstance(value, bool) or (isinstance(value, int | float) and (value < 0 or value != value)):
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None:
+        value = float(match[1]) * _SIZE_STEP[(match[2] or "").upper().removesuffix("B")]
+    if isinstance(value, bool | str) or not value >= 0:
         raise ValueError("a size is a number of bytes or text such as 1.4Gi, 1500MB, and not negative")
-    if isinstance(value, int | float):
-        return int(value)
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise ValueError("a size is a number of bytes or text such as 1.4Gi, 1500MB, and not negative")
-    return round(float(match[1]) * _SIZE_STEP[(match[2] or "").upper().removesuffix("B")])
+    if value > LARGEST_BYTES:
+        raise ValueError("a size must be less than 8Ei")
+    return int(value) if match is None else round(value)

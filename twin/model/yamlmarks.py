@@ -367,11 +367,13 @@ def _path_in(doc: Marked, loc: Sequence[Any], start: int, *, missing: bool) -> P
     return tuple(path)
 
 
+_SHOULD_HAVE: Final = re.compile(r"^\w+ should have (.*?)(?: after validation, not .*)?$")
+
+
 def _rule(message: str) -> str:
     for old, new in (("Value error, ", ""), ("Assertion failed, ", ""), ("Input should be", "must be"),
                      ("valid dictionary or instance of", "mapping:"), ("valid dictionary", "mapping"),
-                     ("a valid integer", "an integer"), ("a valid ", "a "),
-                     ("List should have", "must have"), ("String should have", "must have"),
-                     ("String should match", "must match")):
+                     ("a valid integer", "an integer"), ("a valid ", "a "), ("String should match", "must match")):
         message = message.replace(old, new)
+    message = _SHOULD_HAVE.sub(r"must have \1", message)
     return message[:1].lower() + message[1:] if message[:2] != message[:2].upper() else message
