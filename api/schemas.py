@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from api.output import Refused, document
+
+if TYPE_CHECKING:
+    from twin.model.timing_profile import Bound
 
 KINDS: Final = ("scenario", "fleet", "timing", "summary")
 
@@ -61,9 +64,14 @@ def schema(kind: str, output: str) -> str:
     return document({"$schema": "https://json-schema.org/draft/2020-12/schema", **_plain(found)}, output)
 
 
+def _number(bound: Bound) -> dict[str, Any]:
+    return {"type": "integer" if bound.whole else "number", "minimum": bound.least,
+            **({} if bound.most is None else {"maximum": bound.most})}
+
+
 def timing_schema() -> dict[str, Any]:
     """Of a timing profile, with every operation and limit by name: where it acts, its default and its basis."""
-    from twin.model.timing_profile import TimingFile, default
+    from twin.model.timing_profile import TimingFile, bound, default
 
     found = TimingFile.model_json_schema()
     profile = default()
@@ -76,7 +84,7 @@ def timing_schema() -> dict[str, Any]:
     found["properties"]["limits"] = {
         "type": "object", "additionalProperties": False,
         "properties": {m.name: {
-            "anyOf": [{"$ref": "#/$defs/LimitEntry"}, {"type": "number", "minimum": 0}],
+            "anyOf": [{"$ref": "#/$defs/LimitEntry"}, _number(bound(m.name))],
             "description": f"{m.where}. {m.value:g} {m.unit} by default ({m.basis}: {m.source})",
         } for m in profile.limits.values()}}
     return found

@@ -73,7 +73,7 @@ def load_manifests(manifests: Sequence[str], fleet: str, overrides: Overrides = 
                    environment: Mapping[str, str] | None = None) -> Scenario:
     """A scenario of manifests applied at 0 s to a fleet, without a scenario file. Raises BadInput."""
     loader = Loader(overrides, environment or {})
-    if not Path(fleet).exists():
+    if not os.path.exists(fleet):
         raise BadInput([Mistake(fleet, "no such file: --fleet needs a fleet")])
     name = re.sub(r"[^a-z0-9]+", "-", Path(os.path.abspath(manifests[0])).stem.lower()).strip("-") or "manifests"
     file = ScenarioFile(apiVersion="dpf-twin/v1", name=name[:100], fleet=fleet, manifests=list(manifests))
@@ -146,6 +146,8 @@ class Loader:
             below = part.folder / name
             if os.path.abspath(below) in (*above, here):
                 raise BadInput([part.wrong(at, "files include each other in a circle", name)])
+            if not os.path.exists(below):
+                raise BadInput([part.wrong(at, "no such file", name)])
             found += self.parts(below, (*above, here))
         return [*found, part]
 
@@ -198,7 +200,7 @@ class Loader:
 
     def fleet(self, path: Path, absent: Mistake | None = None) -> Fleet:
         """The fleet of a file. Raises BadInput."""
-        if absent is not None and not path.exists():
+        if absent is not None and not os.path.exists(path):
             raise BadInput([absent])
         return fleet_file.load(document(self.text(path), shown_path(path)))
 
@@ -209,24 +211,18 @@ class Loader:
         if part is None:
             return timing_profile.default()
         given = part.file.timing
-        if isinstance(given, str) and given not in timing_profile.BASES and not (part.folder / given).exists():
-            raise BadInput([part.wrong(("timing",), _UNKNOWN_PROFILE, given)])
-        try:
-            if isinstance(given, str):
-                return self.profile(given, part.folder, ())
-            base = self.profile(given.base, part.folder, ())
-            return timing_profile.merged(base, given, part.folder)
-        except ValueError as error:
-            raise BadInput([part.wrong(("timing",), str(error))]) from None
+        if not isinstance(given, str):
+            return self._merged(given, part.doc, ("timing",), part.folder, part.about, ())
+        return self.profile(given, part.folder, (), part.wrong(("timing",), _UNKNOWN_PROFILE, given))
 
-    def profile(self, name: str, folder: Path, above: tuple[str, ...]) -> Profile:
-        """A profile by name or file, its bases first. Raises BadInput."""
-        path = folder / name
+    def profile(self, name: str, folder: Path, above: tuple[str, ...], absent: Mistake | None = None) -> Profile:
+        """A profile by name or file, its bases first; `absent` is what to say when there is none. Raises BadInput."""
         if name in timing_profile.BASES:
             return timing_profile.named(name)
+        path = folder / name
         here = os.path.abspath(path)
-        if not path.exists():
-            raise BadInput([Mistake(shown_path(path), _UNKNOWN_PROFILE, got=shown(name))])
+        if not os.path.exists(path):
+            raise BadInput([absent or Mistake(shown_path(path), _UNKNOWN_PROFILE, got=shown(name))])
         if here in above:
             raise BadInput([Mistake(shown_path(path), "timing profiles are based on each other in a circle")])
         doc = document(self.text(path), shown_path(path))
@@ -235,15 +231,34 @@ class Loader:
             file = timing_profile.TimingFile.model_validate(doc.data)
         except ValidationError as error:
             raise BadInput(mistakes_of(error, doc, about)) from None
-        base = self.profile(file.base, path.parent, (*above, here))
-        for entry in file.operations.values():
+        return self._merged(file, doc, (), path.parent, about, (*above, here))
+
+    def _merged(self, file: timing_profile.TimingFile, doc: Marked, at: tuple[str, ...], folder: Path, about: str,
+                above: tuple[str, ...]) -> Profile:
+        """The profile that stands at this path of a document, over its base. Raises BadInput."""
+        base = self.profile(file.base, folder, above, doc.mistake((*at, "base"), _UNKNOWN_PROFILE, file.base,
+                                                                  about=about))
+        found: list[Mistake] = []
+        measured = {}
+        for name, entry in file.operations.items():
             if isinstance(entry.empirical_s, str):
-                self.text(path.parent / entry.empirical_s)
-        try:
-            return timing_profile.merged(base, file, path.parent)
-        except ValueError as error:
-            field, _, rule = str(error).partition(": ")
-            raise BadInput([doc.mistake(tuple(field.split(".")), rule or field, about=about, at_key=True)]) from None
+                place = (*at, "operations", name, "empirical_s")
+                try:
+                    measured[name] = self._measured(folder / entry.empirical_s, doc.mistake(
+                        place, "no such file", entry.empirical_s, about=about))
+                except BadInput as error:
+                    found += error.mistakes
+                    measured[name] = [1.0]  # so that the rest is looked at, too
+        found += [doc.mistake((*at, *path), rule, got, about=about, at_key=got is None)
+                  for path, rule, got in timing_profile.wrong(base, file, measured)]
+        if found:
+            raise BadInput(found)
+        return timing_profile.merged(base, file, measured)
+
+    def _measured(self, path: Path, absent: Mistake) -> list[float]:
+        if not os.path.exists(path):
+            raise BadInput([absent])
+        return timing_profile.measurements(self.text(path), shown_path(path))
 
     # --- manifests
 
@@ -258,7 +273,8 @@ class Loader:
 
     def _from(self, part: Part, at: tuple[str | int, ...], name: str) -> list[Manifest]:
         path = part.folder / name
-        if not glob.has_magic(name) and not path.exists() and part.doc.file != _COMMAND_LINE:
+        absent = not glob.has_magic(name) and not os.path.exists(path) and part.doc.file != _COMMAND_LINE
+        if absent or "\0" in name:  # glob would stumble over a zero byte
             self.mistakes.append(part.wrong(at, "no such file or folder", name))
             return []
         return self.manifests(name, part.folder)

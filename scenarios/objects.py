@@ -59,14 +59,14 @@ def expand(pattern: str, folder: Path) -> list[Path]:
         BadInput: there is none.
     """
     path = folder / pattern
-    if path.is_dir():
+    if os.path.isdir(path):
         found = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
         if not found:
             raise BadInput([Mistake(shown_path(path), f"no manifests: the folder has no {', '.join(SUFFIXES)} file")])
         return found
-    if path.exists() or not glob.has_magic(str(pattern)):
+    if os.path.exists(path) or not glob.has_magic(str(pattern)):
         return [path]
-    found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+    found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if os.path.isfile(p))
     if not found:
         raise BadInput([Mistake(shown_path(path), "no file fits this pattern")])
     return found

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from twin.model import timing_profile
+from twin.model.mistakes import BadInput
 from twin.model.timing import (
     Empirical,
     Fixed,
@@ -169,11 +170,11 @@ def file(**data):
     return timing_profile.TimingFile.model_validate({"apiVersion": "dpf-twin/v1", **data})
 
 
-def test_a_profile_replaces_what_it_names_and_keeps_the_rest(tmp_path):
-    (tmp_path / "joins.csv").write_text("seconds\n30\n10\n# slow day\n50\n")
+def test_a_profile_replaces_what_it_names_and_keeps_the_rest():
+    joins = timing_profile.measurements("seconds\n30\n10\n# slow day\n50\n", "joins.csv")
     mine = timing_profile.merged(timing_profile.default(), file(name="mine", operations={
         "os-install": {"lognormal_s": {"p50": "13m", "p95": "19m"}, "fails": 0.01, "basis": "measured"},
-        "dpu-join": {"empirical_s": "joins.csv", "basis": "measured"}}, limits={"client_qps": 50}), tmp_path)
+        "dpu-join": {"empirical_s": "joins.csv", "basis": "measured"}}, limits={"client_qps": 50}), {"dpu-join": joins})
 
     assert mine.operations["os-install"].takes == LogNormal(780, 1140)
     assert mine.operations["os-install"].fails == 0.01
@@ -199,27 +200,64 @@ def test_an_impossible_entry_is_refused(entry, rule):
         file(operations={"os-install": entry})
 
 
-def test_an_unknown_operation_is_refused_with_the_nearest_name(tmp_path):
-    with pytest.raises(ValueError, match="did you mean os-install"):
-        timing_profile.merged(timing_profile.default(), file(operations={"os-instal": {"fixed_s": 1}}), tmp_path)
+def rules(**data):
+    found = timing_profile.wrong(timing_profile.default(), file(**data), {})
+    return [(".".join(path), rule) for path, rule, _ in found]
+
+
+def test_an_unknown_operation_is_refused_with_the_nearest_name():
+    assert rules(operations={"os-instal": {"fixed_s": 1}}) == [
+        ("operations.os-instal", "unknown operation, did you mean os-install?")]
 
 
 @pytest.mark.parametrize("name", timing_profile.PERIODS)
 @pytest.mark.parametrize("entry", [{"fixed_s": 0}, {"uniform_s": [0, 10]}])
-def test_what_comes_round_cannot_take_no_time(name, entry, tmp_path):
-    with pytest.raises(ValueError, match=f"operations.{name}: must be longer than 0s"):
-        timing_profile.merged(timing_profile.default(), file(operations={name: entry}), tmp_path)
+def test_what_comes_round_cannot_take_no_time(name, entry):
+    assert rules(operations={name: entry}) == [
+        (f"operations.{name}", "must be longer than 0s: it comes round and round")]
 
 
 @pytest.mark.parametrize("name", timing_profile.RETIRED)
-def test_an_entry_that_is_no_more_is_refused_with_the_reason(name, tmp_path):
+def test_an_entry_that_is_no_more_is_refused_with_the_reason(name):
     assert name not in timing_profile.default().operations
-    with pytest.raises(ValueError, match=timing_profile.RETIRED[name]):
-        timing_profile.merged(timing_profile.default(), file(operations={name: {"fixed_s": 1}}), tmp_path)
+    assert rules(operations={name: {"fixed_s": 1}}) == [
+        (f"operations.{name}", f"unknown operation, {timing_profile.RETIRED[name]}")]
 
 
-def test_a_file_of_measurements_that_holds_none_is_refused(tmp_path):
-    (tmp_path / "empty.csv").write_text("seconds\n")
-    with pytest.raises(ValueError, match="no measured values"):
-        timing_profile.merged(timing_profile.default(), file(operations={"dpu-join": {"empirical_s": "empty.csv"}}),
-                              tmp_path)
+@pytest.mark.parametrize(("limits", "rule"), [
+    ({"workers_dpu": 0}, "must be a whole number, at least 1 and at most 1000"),
+    ({"workers_default": 1.5}, "must be a whole number, at least 1 and at most 1000"),
+    ({"workers_dpu": 1e15}, "must be a whole number, at least 1 and at most 1000"),
+    ({"task_retries": 0.5}, "must be a whole number, at least 0"),
+    ({"client_burst": 2.5}, "must be a whole number, at least 0"),
+    ({"maintenance_max_parallel_share": 60}, "must be at least 0.01 and at most 1"),
+    ({"maintenance_max_parallel_share": 0}, "must be at least 0.01 and at most 1"),
+    ({"reboot_budget_s": 0}, "must be at least 1"),
+    ({"bootstrap_token_s": 0.5}, "must be at least 1"),
+    ({"client_qp": 1}, "unknown limit, did you mean client_qps?"),
+])
+def test_a_limit_is_what_its_unit_allows(limits, rule):
+    assert rules(limits=limits) == [(f"limits.{name}", rule) for name in limits]
+    assert rules(limits={name: {"value": value} for name, value in limits.items()})[0][1] == rule
+
+
+def test_limits_at_their_bounds_are_fine():
+    assert rules(limits={"workers_dpu": 1.0, "task_retries": 0, "client_qps": 0, "client_burst": 0,
+                         "os_stream_bytes_per_s": 0, "maintenance_max_parallel_share": 1, "reboot_budget_s": 1}) == []
+
+
+@pytest.mark.parametrize("profile", [timing_profile.named(name) for name in timing_profile.BASES])
+def test_the_profiles_that_ship_keep_the_rules_of_limits(profile):
+    assert [m.name for m in profile.limits.values() if not timing_profile.bound(m.name).allows(m.value)] == []
+
+
+@pytest.mark.parametrize(("text", "mistake"), [
+    ("seconds\n", "m.csv: no measured values"),
+    ("seconds\n30\nsoon\n", "m.csv:3:1: a duration is a number of seconds"),
+    ("1\n" + "9" * 140_000, "m.csv:2:1: not CSV: field larger than field limit"),
+    ("1\n-3\n", 'm.csv:2:1: a duration must not be negative (got "-3")'),
+])
+def test_a_file_of_measurements_that_cannot_be_used_is_refused(text, mistake):
+    with pytest.raises(BadInput) as caught:
+        timing_profile.measurements(text, "m.csv")
+    assert str(caught.value).startswith(mistake)

@@ -84,7 +84,7 @@ def test_a_second_document_or_a_list_is_refused_where_one_mapping_was_expected()
 
 
 def test_a_binary_file_is_refused_with_the_byte_that_shows_it():
-    with pytest.raises(BadInput, match=r"f.yaml:2:1: not a text file: expected YAML in UTF-8 \(got byte 0xff\)"):
+    with pytest.raises(BadInput, match=r"f.yaml:2:1: not a text file: expected UTF-8 \(got byte 0xff\)"):
         text_of(b"a: 1\n\xff\xfe", "f.yaml")
     with pytest.raises(BadInput, match="got byte 0x00"):
         text_of(b"ELF\0\0", "f.yaml")
@@ -108,6 +108,12 @@ def test_a_folder_or_nothing_where_a_file_was_expected_is_told(tmp_path):
         read(tmp_path)
     with pytest.raises(BadInput, match=r"cannot be read: No such file or directory"):
         read(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(("name", "why"), [("x" * 5000, "File name too long"), ("a\0b", "embedded null byte")])
+def test_a_name_that_no_file_can_have_is_told(tmp_path, name, why):
+    with pytest.raises(BadInput, match=f"cannot be read: {why}"):
+        read(tmp_path / name)
 
 
 def understood(content):

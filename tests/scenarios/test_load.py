@@ -81,6 +81,18 @@ def test_what_was_read_loads_again_from_where_it_is_written_out(write, tmp_path)
     assert [m.data for m in again.manifests] == [m.data for m in first.manifests]
 
 
+def test_measured_values_are_kept_with_what_names_them(write, tmp_path):
+    write("m/installs.csv", "700\n800\n")
+    path = write("s/story.yaml", HEAD + "timing: {operations: {os-install: {empirical_s: ../m/installs.csv}}}\n")
+    first = load_scenario(path)
+    for name, content in first.inputs.items():
+        (tmp_path / "again" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "again" / name).write_bytes(content)
+
+    assert first.profile.operations["os-install"].takes.values == (700.0, 800.0)
+    assert load_scenario(Path("again/s/story.yaml")).profile == first.profile
+
+
 def test_manifests_from_the_command_line_leave_a_scenario_that_loads_again(write, tmp_path):
     write("f.yaml", "generate: {racks: 3}\n")
     write("m/b.yaml", BFB % ("b", "$URL"))
@@ -118,6 +130,18 @@ def test_timing_profiles_based_on_each_other_are_refused(write):
     write("u.yaml", "apiVersion: dpf-twin/v1\nname: u\nbase: t.yaml\n")
 
     assert "based on each other in a circle" in mistakes(write("s.yaml", HEAD + "timing: t.yaml\n"))[0]
+
+
+def test_all_mistakes_of_a_timing_profile_are_told_at_once(write):
+    (Path("folder.csv")).mkdir()
+    write("t.yaml", "apiVersion: dpf-twin/v1\nname: t\noperations:\n  os-install: {empirical_s: nope.csv}\n"
+                    "  dpu-join: {empirical_s: folder.csv}\nlimits: {workers_dpu: 0, client_qp: 3}\n")
+
+    assert mistakes(write("s.yaml", HEAD + "timing: t.yaml\n")) == [
+        't.yaml:4:29: timing t: operations.os-install.empirical_s: no such file (got "nope.csv")',
+        "folder.csv: is a folder, a file was expected",
+        "t.yaml:6:23: timing t: limits.workers_dpu: must be a whole number, at least 1 and at most 1000 (got 0)",
+        "t.yaml:6:26: timing t: limits.client_qp: unknown limit, did you mean client_qps?"]
 
 
 def test_manifests_are_applied_as_kubectl_would_but_what_others_need_comes_first(write):
@@ -308,6 +332,17 @@ def test_mistakes_of_all_files_are_told_at_once(write):
     ("timeline: [{at: true, restart: '*'}]", "timeline[0].at: a duration is a number of seconds"),
     ("timeline: [{at: 1h, fault: {kind: dms-slow, host: '*', factor: true}}]", "factor: must be a number (got true)"),
     ("timeline: [{at: 1h, fault: {kind: install-fails, dpu: '*', attempts: [true]}}]", "attempts[0]: must be a number"),
+    ("timing: {operations: {os-instal: {fixed_s: 1}}}", "timing.operations.os-instal: unknown operation"),
+    ("timing: {operations: {os-install: {empirical_s: nope.csv}}}", "os-install.empirical_s: no such file (got"),
+    ("timing: {limits: {workers_dpu: 0}}", "timing.limits.workers_dpu: must be a whole number, at least 1 and at most"),
+    ("timing: {limits: {workers_dpu: {value: 1.5}}}", "timing.limits.workers_dpu.value: must be a whole number"),
+    ("timing: {base: nope}", "timing.base: unknown timing profile: give default, fixed or a file (got \"nope\")"),
+    ('timing: "\\0"', "timing: unknown timing profile"),
+    ('include: "\\0"', "include: no such file (got"),
+    ("include: [nope.yaml]", "include[0]: no such file (got \"nope.yaml\")"),
+    (f"include: {'x' * 5000}", "include: no such file"),
+    (f"manifests: [{'x' * 5000}]", "manifests[0]: no such file or folder"),
+    ('manifests: "a\\0/*"', "manifests: no such file or folder"),
     ("timing: {limits: {client_qps: true}}", "timing.limits.client_qps: must be a number (got true)"),
     ("timing: {operations: {os-install: {empirical_s: 3}}}", "os-install.empirical_s: must be a list (got 3)"),
     ("timing: {operations: {os-install: {empirical_s: []}}}", "empirical_s: must have at least 1 item (got [])"),
@@ -331,6 +366,8 @@ def test_a_mistake_in_a_scenario_is_told_with_its_place_and_field(write, text, m
     ("name: x\n", "s.yaml:1:1: scenario x: apiVersion: a scenario begins with apiVersion: dpf-twin/v1"),
     ("apiVersion: dpf-twin/v1\nname: x\n", "fleet: required field is missing"),
     ("apiVersion: dpf-twin/v1\nname: x\nfleet: nope.yaml\n", "s.yaml:3:8: scenario x: fleet: no such file"),
+    (f"apiVersion: dpf-twin/v1\nname: x\nfleet: {'x' * 5000}\n", "s.yaml:3:8: scenario x: fleet: no such file"),
+    ('apiVersion: dpf-twin/v1\nname: x\nfleet: "\\0"\n', "s.yaml:3:8: scenario x: fleet: no such file"),
     ("apiVersion: dpf-twin/v1\nname: x\nfleet: {}\n", "fleet: fleet.hosts: a fleet needs at least one host"),
     ("apiVersion: dpf-twin/v1\nname: x\nfleet: {generate: {rack: 1}}\n", "fleet.generate.rack: unknown field"),
 ])

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from twin.model import timing, units
 from twin.model.edge import Edge, Seconds
+from twin.model.mistakes import BadInput, Mistake, shown
 from twin.model.timing import Basis, Distribution, Limit, Operation, Profile
 
 BASES = ("default", "fixed")
@@ -132,12 +135,8 @@ class TimingFile(Edge):
                                 _ENTRY_OR_NUMBER]] = {}
 
 
-def distribution(entry: OperationEntry, folder: Path) -> Distribution:
-    """The frozen distribution of an entry; an empirical file is read relative to `folder`.
-
-    Raises:
-        ValueError, OSError: the file of measured values cannot be used.
-    """
+def distribution(entry: OperationEntry, measured: Sequence[float] = ()) -> Distribution:
+    """The frozen distribution of an entry; `measured`: the values of the file that it names, if it names one."""
     if entry.fixed_s is not None:
         return timing.Fixed(entry.fixed_s)
     if entry.uniform_s is not None:
@@ -151,52 +150,99 @@ def distribution(entry: OperationEntry, folder: Path) -> Distribution:
     if entry.weibull_s is not None:
         return timing.Weibull(entry.weibull_s.p50, entry.weibull_s.p95)
     values = entry.empirical_s
-    return timing.Empirical(tuple(sorted(_measured(folder / values) if isinstance(values, str) else values or [])))
+    return timing.Empirical(tuple(sorted(measured if isinstance(values, str) else values or ())))
 
 
-def _measured(path: Path) -> list[float]:
-    values = []
-    with path.open(encoding="utf-8", newline="") as lines:
-        for number, row in enumerate(csv.reader(lines), 1):
+def measurements(text: str, file: str) -> list[float]:
+    """The first column of a CSV file, in seconds; a heading, empty lines and those that begin with # are skipped.
+
+    Raises:
+        BadInput: no values, or one that is no duration.
+    """
+    values: list[float] = []
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        for row in rows:
             if not row or not row[0].strip() or row[0].lstrip().startswith("#"):
                 continue
             try:
                 values.append(units.seconds(row[0]))
             except ValueError as error:
-                if number > 1:  # the first line may be a heading
-                    raise ValueError(f"{path}:{number}: {error} (got {row[0]!r})") from None
+                if rows.line_num > 1:  # the first line may be a heading
+                    raise BadInput([Mistake(file, str(error), rows.line_num, 1, got=shown(row[0]))]) from None
+    except csv.Error as error:
+        raise BadInput([Mistake(file, f"not CSV: {error}", rows.line_num, 1)]) from None
     if not values:
-        raise ValueError(f"{path}: no measured values")
+        raise BadInput([Mistake(file, "no measured values")])
     return values
 
 
-def merged(base: Profile, file: TimingFile, folder: Path) -> Profile:
-    """The base with the file's entries over it.
+class Bound(NamedTuple):
+    """What a limit may be."""
 
-    Raises:
-        ValueError: an operation or limit the base does not know; the message names the nearest one.
-    """
+    least: float = 0
+    most: float | None = None
+    whole: bool = False
+
+    def __str__(self) -> str:
+        what = "a whole number, " if self.whole else ""
+        return f"must be {what}at least {self.least:g}" + (f" and at most {self.most:g}" if self.most else "")
+
+    def allows(self, value: float) -> bool:
+        return (value >= self.least and (self.most is None or value <= self.most)
+                and (not self.whole or value == int(value)))
+
+
+BOUNDS: Mapping[str, Bound] = {
+    "workers": Bound(1, 1000, whole=True),
+    "requests": Bound(whole=True),
+    "retries": Bound(whole=True),
+    "share of nodes": Bound(0.01, 1),  # becomes whole percents
+    "s": Bound(1),
+}
+"""By the unit of the default profile's limits; others may be anything from 0."""
+
+
+def bound(limit: str) -> Bound:
+    """What this limit of the default profile may be."""
+    return BOUNDS.get(default().limits[limit].unit, Bound())
+
+
+def wrong(base: Profile, file: TimingFile, measured: Mapping[str, Sequence[float]],
+          ) -> Iterator[tuple[tuple[str, ...], str, float | None]]:
+    """What the file cannot say over this base: (path, rule, value)."""
+    for name, entry in file.operations.items():
+        if name not in base.operations:
+            why = f", {RETIRED[name]}" if name in RETIRED else _nearest(name, base.operations)
+            yield ("operations", name), f"unknown operation{why}", None
+        elif name in PERIODS and distribution(entry, measured.get(name, ())).at(LOWEST) < 1e-9:
+            yield ("operations", name), "must be longer than 0s: it comes round and round", None
+    for name, given in file.limits.items():
+        value, below = (given.value, ("value",)) if isinstance(given, LimitEntry) else (given, ())
+        if name not in base.limits:
+            yield ("limits", name), f"unknown limit{_nearest(name, base.limits)}", None
+        elif not bound(name).allows(value):
+            yield ("limits", name, *below), str(bound(name)), int(value) if value.is_integer() else value
+
+
+def merged(base: Profile, file: TimingFile, measured: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Profile:
+    """The base with the entries of a file over it that has nothing `wrong`; `measured`: the values of operations whose
+    entries name a file of them."""
     operations, limits = dict(base.operations), dict(base.limits)
     for name, entry in file.operations.items():
-        old = operations.get(name) if base.operations else Operation(name, timing.Fixed(0))
-        if old is None:
-            why = f", {RETIRED[name]}" if name in RETIRED else _nearest(name, operations)
-            raise ValueError(f"operations.{name}: unknown operation{why}")
+        old = operations.get(name, Operation(name, timing.Fixed(0)))
         operations[name] = Operation(
-            name, distribution(entry, folder), basis=entry.basis, source=entry.source, where=entry.where or old.where,
+            name, distribution(entry, measured.get(name, ())), basis=entry.basis, source=entry.source,
+            where=entry.where or old.where,
             fails=old.fails if entry.fails is None else entry.fails,
             shared=old.shared if entry.shared is None else tuple(entry.shared),
             latency=old.latency if entry.latency is None else entry.latency,
         )
-        if name in PERIODS and operations[name].takes.at(LOWEST) < 1e-9:
-            raise ValueError(f"operations.{name}: must be longer than 0s: it comes round and round")
     for name, given in file.limits.items():
-        bound = given if isinstance(given, LimitEntry) else LimitEntry(value=given)
-        known = limits.get(name) if base.limits else Limit(name, 0, "")
-        if known is None:
-            raise ValueError(f"limits.{name}: unknown limit{_nearest(name, limits)}")
-        limits[name] = Limit(name, bound.value, bound.unit or known.unit, bound.basis, bound.source,
-                             bound.where or known.where, known.latency if bound.latency is None else bound.latency)
+        new = given if isinstance(given, LimitEntry) else LimitEntry(value=given)
+        known = limits.get(name, Limit(name, 0, ""))
+        limits[name] = Limit(name, new.value, new.unit or known.unit, new.basis, new.source, new.where or known.where,
+                             known.latency if new.latency is None else new.latency)
     return Profile(file.name, operations, limits)
 
 
@@ -210,7 +256,7 @@ def default() -> Profile:
     """The profile that ships with the twin."""
     path = Path(__file__).with_name("timing_default.yaml")
     data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    return merged(Profile("", {}), TimingFile.model_validate(data), path.parent)
+    return merged(Profile("", {}), TimingFile.model_validate(data))
 
 
 def named(name: str) -> Profile:

@@ -97,15 +97,15 @@ def read(path: Path, shown_as: str = "") -> bytes:
     """
     name = shown_as or str(path)
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise BadInput([Mistake(name, "is a folder, a file was expected")])
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise BadInput([_too_large(name, size)])
             content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise BadInput([Mistake(name, f"cannot be read: {error.strerror or error}")]) from None
+    except (OSError, ValueError) as error:  # ValueError: no path has a zero byte
+        raise BadInput([Mistake(name, f"cannot be read: {getattr(error, 'strerror', None) or error}")]) from None
     if len(content) > MAX_BYTES:
         raise BadInput([_too_large(name, len(content))])
     return content
@@ -126,11 +126,11 @@ def text_of(content: bytes, file: str) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise BadInput([Mistake(file, "not a text file: expected YAML in UTF-8", line, 1,
+        raise BadInput([Mistake(file, "not a text file: expected UTF-8", line, 1,
                                 got=f"byte 0x{content[error.start]:02x}")]) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise BadInput([Mistake(file, "not a text file: expected YAML in UTF-8", line, 1, got="byte 0x00")])
+        raise BadInput([Mistake(file, "not a text file: expected UTF-8", line, 1, got="byte 0x00")])
     return text
 
 

@@ -362,7 +362,7 @@ class World:
         """With as many workers as the timing profile's limits give it."""
         own = f"workers_{controller.name}"
         workers = self.timing.limit(own if own in self.timing.profile.limits else "workers_default")
-        return dataclasses.replace(controller, workers=max(1, int(workers)))
+        return dataclasses.replace(controller, workers=int(workers))
 
     def _server(self, name: str, url: str) -> ApiServer:
         rate = self.timing.limit("api_server_writes_per_s")
