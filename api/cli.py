@@ -29,6 +29,7 @@ from api.flags import (
     app,
     assignments,
     check_output,
+    check_speed,
     until_seconds,
 )
 from api.output import Refused, answer, note
@@ -128,9 +129,9 @@ def rehearse(
     output: Output = "table",
     out: Annotated[str, typer.Option("--out", help="Run folder; default reports/out/<scenario>-<seed>",
                                      metavar="DIR")] = "",
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all draws; default the scenario's",
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all draws; default the scenario's",
                                            metavar="N")] = None,
-    replications: Annotated[int | None, typer.Option("--replications", min=1, help="Runs that differ only in seed",
+    replications: Annotated[int | None, typer.Option("--replications", help="Runs that differ only in seed",
                                                    metavar="N")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes for replications", metavar="N")] = 1,
     timing: Annotated[str, typer.Option("--timing", help="default, fixed or a file", metavar="NAME|FILE")] = "",
@@ -161,6 +162,7 @@ def rehearse(
     if world == "lab":
         from api.rehearse_lab import rehearse as in_lab
 
+        check_speed(speed)
         raise typer.Exit(in_lab(request, speed))
     raise typer.Exit(run(request))
 

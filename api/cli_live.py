@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.flags import Output, Policies, Quiet, app, check_output, until_seconds
+from api.flags import Output, Policies, Quiet, app, check_output, check_speed, until_seconds
 from api.output import Refused, answer
 
 lab_app = typer.Typer(help="A fleet on this machine with real parts: API servers, DMS over gRPC, netlink.",
@@ -26,7 +26,7 @@ def lab_up(
     folder: Dir = "",
     fleet: Annotated[str, typer.Option("--fleet", help="A fleet file instead of --hosts", metavar="FILE")] = "",
     timing: Annotated[str, typer.Option("--timing", help="default, fixed or a file", metavar="NAME|FILE")] = "default",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the hardware's durations", metavar="N")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the hardware's durations", metavar="N")] = 1,
     no_netns: Annotated[bool, typer.Option("--no-netns", help="Without network namespaces (needs no root)")] = False,
     output: Output = "table",
     quiet: Quiet = False,
@@ -35,8 +35,7 @@ def lab_up(
     from api.lab import LabRequest, up
 
     check_output(output)
-    if not speed > 0:
-        raise Refused(f"--speed: must be greater than 0 (got {speed:g})")
+    check_speed(speed)
     raise typer.Exit(up(LabRequest(folder=folder, hosts=hosts, dpus_per_host=dpus_per_host, speed=speed, fleet=fleet,
                                    timing=timing, seed=seed, netns=not no_netns, output=output, quiet=quiet)))
 

@@ -41,6 +41,11 @@ def check_output(output: str) -> None:
         raise Refused(f"-o: must be one of {', '.join(OUTPUTS)} (got {output})")
 
 
+def check_speed(speed: float) -> None:
+    if not 0 < speed < float("inf"):
+        raise Refused(f"--speed: must be greater than 0 and finite (got {speed:g})")
+
+
 def assignments(variables: list[str]) -> dict[str, str]:
     """`--var NAME=VALUE`s as a mapping; the later wins. Raises Refused."""
     wrong = [v for v in variables if not v.partition("=")[1] or not v.partition("=")[0].isidentifier()]

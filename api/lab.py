@@ -65,8 +65,11 @@ def open_lab(folder: str, *, quiet: bool = True) -> Lab:
 
 def up(request: LabRequest) -> int:
     """Raises: Refused, BadInput, LabError, MissingPart."""
-    from scenarios.load import Loader
+    from scenarios.load import Loader, flag_mistakes
+    from twin.model.mistakes import BadInput
 
+    if wrong := flag_mistakes(seed=request.seed):
+        raise BadInput(wrong)
     if request.fleet:
         fleet = Loader().fleet(Path(request.fleet))
     else:

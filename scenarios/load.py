@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from scenarios.base import ACTIONS, Apply, Manifest, Patch, Scenario, ScenarioFile, Step, TimelineEntry
 from scenarios.objects import (
@@ -37,7 +37,7 @@ from twin.model.kinds import KINDS
 from twin.model.mistakes import BadInput, Mistake, shown
 from twin.model.timing import Profile
 from twin.model.units import duration
-from twin.model.yamlmarks import Marked, document, documents, mistakes_of, read, text_of
+from twin.model.yamlmarks import Marked, document, documents, mistakes_of, read, rules_of, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,19 @@ def load_manifests(manifests: Sequence[str], fleet: str, overrides: Overrides = 
     doc = document(_yaml(file), _COMMAND_LINE)
     scenario = loader.scenario([Part(file, doc, Path())], "")
     return scenario.with_(inputs={**scenario.inputs, "scenario.yaml": loader.as_scenario(file, scenario).encode()})
+
+
+def flag_mistakes(**flags: Any) -> list[Mistake]:
+    """What is wrong with these flags, by the rules of the scenario field of the same meaning. None: not given."""
+    found = []
+    for flag, value in flags.items():
+        field = ScenarioFile.model_fields["horizon" if flag == "until" else flag]
+        try:
+            TypeAdapter(None | field.rebuild_annotation()).validate_python(value)
+        except ValidationError as error:
+            got = duration(value) if flag == "until" else shown(value)
+            found += [Mistake(f"--{flag}", rule, got=got) for rule in rules_of(error)]
+    return found
 
 
 def policies() -> Mapping[str, str]:
@@ -162,6 +175,8 @@ class Loader:
         names = self._policies(parts)
         self._check_expectations(parts)
         self.mistakes += duplicates(manifests)
+        given = self.overrides
+        self.mistakes += flag_mistakes(seed=given.seed, replications=given.replications, until=given.horizon_s)
         horizon_s = _first(self.overrides.horizon_s, _set(parts, "horizon", last.horizon))
         if self.mistakes or fleet is None or profile is None:
             raise BadInput(list(dict.fromkeys(self.mistakes)))

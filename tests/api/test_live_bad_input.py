@@ -153,6 +153,8 @@ def test_a_half_dead_lab_is_named_with_the_way_out_and_down_removes_it(folder: P
 
 @pytest.mark.parametrize(("words", "says"), [
     (("--hosts", "0"), "--hosts"), (("--dpus-per-host", "9"), "--dpus-per-host"), (("--speed", "-1"), "--speed"),
+    (("--seed", "-1"), "--seed: must be greater than or equal to 0"),
+    (("--seed", str(2**63)), "--seed: must be less than 9223372036854775808"),
     (("--fleet", "none.yaml"), "none.yaml"), (("--timing", "none"), "none"), (("-o", "xml"), "-o: must be one of"),
 ])
 def test_a_wrong_flag_of_lab_up_is_one_line(folder: Path, words: tuple[str, str], says: str) -> None:

@@ -21,6 +21,12 @@ def test_what_is_no_duration_is_refused(text):
         seconds(text)
 
 
+@pytest.mark.parametrize("text", ["0.1ns", 1e-10, "1e-300"])
+def test_a_duration_below_a_nanosecond_is_refused(text):
+    with pytest.raises(ValueError, match="must be 0s or at least 1ns"):
+        seconds(text)
+
+
 @pytest.mark.parametrize("text", ["-5m", -1, "-0.5"])
 def test_a_negative_duration_is_refused(text):
     with pytest.raises(ValueError, match="must not be negative"):

@@ -326,6 +326,7 @@ def test_mistakes_of_all_files_are_told_at_once(write):
     ("timeline: [{at: 1h, fault: {kind: api-slow, factor: 1e300}, for: 1h}]", "factor: must be less than or equal"),
     ("replications: 0", "replications: must be greater than or equal to 1 (got 0)"),
     ("horizon: 0", "horizon: must be greater than 0"),
+    ("horizon: 0.0000000001", "horizon: a duration must be 0s or at least 1ns (got 1e-10)"),
     ("seed: -1", "seed: must be greater than or equal to 0 (got -1)"),
     ("seed: true", "seed: must be a number (got true)"),
     ("replications: true", "replications: must be a number (got true)"),

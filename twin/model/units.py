@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 _STEP_S: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SHORTEST_S: Final = 1e-9
 LONGEST_S: Final = 100 * 365 * 86400.0
 LARGEST_BYTES: Final = 2**63 - 1
 _STEP = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
@@ -19,7 +20,7 @@ def seconds(value: str | int | float) -> float:
     """A duration in seconds: `90s`, `15m`, `2h30m`, `1d`, or a bare number of seconds.
 
     Raises:
-        ValueError: not a duration, or negative.
+        ValueError: not a duration, negative, shorter than SHORTEST_S or longer than LONGEST_S.
     """
     if isinstance(value, bool):
         raise ValueError("a duration is a number of seconds or text such as 90s, 15m, 2h30m")
@@ -45,6 +46,8 @@ def _checked(value: int | float) -> float:
         raise ValueError("a duration must be finite")
     if value < 0:
         raise ValueError("a duration must not be negative")
+    if 0 < value < SHORTEST_S:
+        raise ValueError("a duration must be 0s or at least 1ns")
     if value > LONGEST_S:
         raise ValueError("a duration must not be longer than 100 years")
     return float(value)

@@ -353,6 +353,11 @@ def mistakes_of(error: ValidationError, doc: Marked, about: str, prefix: Sequenc
     return sorted(found, key=lambda m: (m.line, m.column))
 
 
+def rules_of(error: ValidationError) -> list[str]:
+    """What a pydantic error says, in our words."""
+    return [_rule(item["msg"]) for item in error.errors(include_url=False)]
+
+
 def _path_in(doc: Marked, loc: Sequence[Any], start: int, *, missing: bool) -> Path_:
     """The steps of a pydantic location that exist in the data (union tags and validator names do not)."""
     data: Any = doc.data
