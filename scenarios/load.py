@@ -18,7 +18,18 @@ from typing import Any, Final
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from scenarios.base import ACTIONS, Apply, Manifest, Patch, Scenario, ScenarioFile, Step, TimelineEntry
+from scenarios.base import (
+    ACTIONS,
+    Apply,
+    Manifest,
+    ObjectName,
+    Patch,
+    PersonTask,
+    Scenario,
+    ScenarioFile,
+    Step,
+    TimelineEntry,
+)
 from scenarios.objects import (
     IDLE_KINDS,
     duplicates,
@@ -347,7 +358,7 @@ class Loader:
                 made = [m for name in names for m in self._from(part, at, name)]
             self.mistakes += duplicates(made)
             return Apply(kubectl_order(made))
-        if what in ("patch", "delete"):
+        if isinstance(action, ObjectName | PersonTask) and action.kind:
             self._check_kind(part, action, at)
         if isinstance(action, Patch) and action.merge is not None:
             return action.model_copy(update={"merge": self._filled(part, (*at, "merge"), action.merge)})
@@ -369,10 +380,11 @@ class Loader:
         self.used.update({n: self.variables[n] for n in filled.used})
         return filled.text
 
-    def _check_kind(self, part: Part, action: Any, at: tuple[str | int, ...]) -> None:
-        if action.kind not in KINDS and not action.apiVersion:
+    def _check_kind(self, part: Part, action: ObjectName | PersonTask, at: tuple[str | int, ...]) -> None:
+        if action.kind not in KINDS and not getattr(action, "apiVersion", ""):
             near = difflib.get_close_matches(action.kind, sorted(KINDS), n=1)
-            hint = f"did you mean {near[0]}?" if near else "give its apiVersion too"
+            other = "give its apiVersion too" if isinstance(action, ObjectName) else "nobody here can look after it"
+            hint = f"did you mean {near[0]}?" if near else other
             self.mistakes.append(part.wrong((*at, "kind"), f"unknown kind, {hint}", action.kind))
 
     def _check_targets(self, part: Part, entry: TimelineEntry, i: int, fleet: Fleet) -> None:

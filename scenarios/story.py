@@ -183,9 +183,6 @@ class Story:
             for host in fitting(task.reboot, world.hosts.hosts):
                 world.env.call_at(ns(after), power_cycle, world, host)
             return
-        kind = KINDS.get(task.kind)
-        if kind is None:
-            raise Refused(f"nobody can look after annotations of {task.kind}: unknown kind")
 
         def due(obj: Object) -> bool:
             value = obj.metadata.annotations.get(task.annotation)
@@ -195,7 +192,7 @@ class Story:
 
         self._people += 1
         person = world.add_actor(f"person-{self._people}", lambda kube: Annotator(
-            kube, world.clock, world.timing.sample, kind, task.annotation, task.value, due, task.after))
+            kube, world.clock, world.timing.sample, KINDS[task.kind], task.annotation, task.value, due, task.after))
         if for_s is not None:
             world.env.call_at(ns(for_s), setattr, person, "present", False)
 
