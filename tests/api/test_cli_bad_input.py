@@ -81,6 +81,13 @@ def test_a_bad_manifest_is_one_line(refused, manifest, line):
     pytest.param(HEAD + "policies: [magic]\n", "s.yaml:4:12: scenario story: policies[0]: unknown policy",
                  id="unknown policy"),
     pytest.param(HEAD + "colour: red\n", "s.yaml:4:1: scenario story: colour: unknown field", id="unknown field"),
+    pytest.param(HEAD + "timing: {operations: {os-install: {empirical_s: no.csv}}}\n",
+                 "s.yaml:4:49: scenario story: timing.operations.os-install.empirical_s: no such file", id="no CSV"),
+    pytest.param(HEAD.replace("racks: 2", "racks: 2, host: {pods: [{name: x}, {name: x}]}"),
+                 "s.yaml:3:62: fleet: fleet.generate.host.pods[1].name: another pod", id="two pods of one name"),
+    pytest.param(HEAD.replace("racks: 2", "racks: 2, host: {labels: {team: a b}}"),
+                 "s.yaml:3:52: scenario story: fleet.generate.host.labels.team: must have at most", id="label"),
+    pytest.param(HEAD + 'include: "\\0"\n', "s.yaml:4:10: scenario story: include: no such file", id="zero byte"),
     pytest.param("", "s.yaml: empty: holds no YAML document", id="empty scenario"),
 ])
 def test_a_bad_scenario_is_one_line(refused, scenario, line):

@@ -84,6 +84,24 @@ def test_generated_pods_carry_their_hosts_name_and_budgets_select_them():
     assert fleet.budgets[0].max_unavailable == "50%"
 
 
+def test_a_host_that_replaces_a_generated_one_has_pods_of_its_own_names_only_if_it_lists_them():
+    fleet = load("generate: {hosts_per_rack: 3, host: {pods: [{name: web}]}}\n"
+                 "hosts: [{name: worker1, reboot: external}, {name: worker2}, {name: worker3, pods: [{name: db}]}]\n")
+
+    assert [p.name for h in fleet.hosts for p in h.pods] == ["web-worker1", "web-worker2", "db"]
+
+
+def test_pods_of_two_namespaces_may_have_one_name():
+    assert load("hosts: [{name: a, pods: [{name: x}, {name: x, namespace: other}]}]").hosts[0].pods[1].name == "x"
+
+
+def test_the_longest_names_and_any_label_that_the_api_server_takes_are_fine():
+    host = load(f"hosts: [{{name: {'a' * 63}, labels: {{ex/a: '', example.com/A_b: c.D}}, "
+                f"annotations: {{Ex.com/a: 'any b'}}, pods: [{{name: {'p' * 63}}}]}}]").hosts[0]
+
+    assert host.labels == {"ex/a": "", "example.com/A_b": "c.D"}
+
+
 def test_an_image_server_has_the_files_it_lists_and_no_others():
     fleet = load("generate: {}\nimage_servers:\n"
                  "  - {name: all, url: 'http://a/'}\n"
@@ -149,6 +167,27 @@ def test_a_fleet_without_hosts_is_refused():
     ("generate: {}\nbudgets: [{name: b, selector: {}, min_available: 1}]", "selector: must have at least 1 item"),
     ("generate: {}\nbudgets: [{name: b, selector: {a: b}, min_available: x}]", "min_available: must match pattern"),
     ("generate: {}\nbudgets: [{name: b, selector: {a: b}, min_available: true}]", "min_available: must be a number"),
+    ("generate: {}\nbudgets: [{name: b, selector: {a: b c}, min_available: 1}]", "selector.a: must have at most 63"),
+    ("generate: {}\nbudgets: [{name: b, namespace: a.b, selector: {a: b}, min_available: 1}]", "must match pattern"),
+    ("hosts: [{name: a..b}]", "hosts[0].name: must match pattern"),
+    ("hosts: [{name: a.-b}]", "hosts[0].name: must match pattern"),
+    (f"hosts: [{{name: {'a' * 64}}}]", "hosts[0].name: must have at most 63 characters"),
+    (f"generate: {{host_name: {'a' * 63}}}", "generate.host_name: a host's name must have at most 63 characters"),
+    ("hosts: [{name: cp1}]", 'hosts[0].name: a control-plane node has this name (got "cp1")'),
+    ("generate: {racks: 9, host_name: cp}", 'generate.host_name: a control-plane node has this name (got "cp1")'),
+    ("hosts: [{name: a, labels: {team: a b}}]", "hosts[0].labels.team: must have at most 63 letters"),
+    ("hosts: [{name: a, labels: {'a b': c}}]", "f.yaml:1:28: fleet: hosts[0].labels.a b: a key must be [prefix/]name"),
+    ("hosts: [{name: a, annotations: {'a b': c d}}]", "hosts[0].annotations.a b: a key must be [prefix/]name"),
+    (f"hosts: [{{name: a, annotations: {{x: {'a' * 2**18}}}}}]", "annotations must have at most 262144 bytes"),
+    ("hosts: [{name: a, dpus: [{pf0: a b}]}]", "hosts[0].dpus[0].pf0: must have at most 63 letters"),
+    ("hosts: [{name: a, pods: [{name: x, labels: {'a b': c}}]}]", "hosts[0].pods[0].labels.a b: a key must be"),
+    ("hosts: [{name: a, pods: [{name: x}, {name: x}]}]", "hosts[0].pods[1].name: another pod of this namespace has"),
+    ("hosts: [{name: a, pods: [{name: x}]}, {name: b, pods: [{name: x}]}]", "hosts[1].pods[0].name: another pod of"),
+    ("generate: {racks: 2, host: {pods: [{name: x}, {name: x}]}}", "generate.host.pods[1].name: another pod of"),
+    ("generate: {host: {pods: [{name: x}]}}\nhosts: [{name: b, pods: [{name: x-worker1}]}]",
+     'hosts[0].pods[0].name: another pod of this namespace has this name (got "x-worker1")'),
+    (f"generate: {{racks: 2, host: {{pods: [{{name: {'a' * 56}, controller: none}}]}}}}",
+     "generate.host.pods[0].name: a pod's name must have at most 63 characters, its host's included"),
     ("generate: {racks: true}", "generate.racks: must be a number (got true)"),
     ("generate: {}\nvolume: {size_bytes: -1}", "a size is a number of bytes"),
     ("generate: {}\nvolume: {size_bytes: .inf}", "volume.size_bytes: a size must be less than 8Ei"),

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from twin.model import fleet
 from twin.model.edge import Bytes, BytesPerSecond, Edge, Seconds
 from twin.model.fleet import Card, Fleet, Host
 from twin.model.mistakes import BadInput, Mistake
+from twin.model.objectmeta import ANNOTATIONS_BYTES, label_value_problems, qualified_name_problems
 from twin.model.parts import PARTS
 from twin.model.yamlmarks import Marked, mistakes_of
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=200)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+                            max_length=200)]
+LABEL_LENGTH: Final = 63
+LabelledName = Annotated[Name, Field(max_length=LABEL_LENGTH)]
+"""Of something whose name is also the value of a label."""
+Namespace = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+
+
+def _without(problems: Callable[[str], Sequence[str]], rule: str) -> AfterValidator:
+    """Text that the API server has no `problems` with."""
+    def checked(value: str) -> str:
+        if problems(value):
+            raise ValueError(rule)
+        return value
+
+    return AfterValidator(checked)
+
+
+def _not_large(annotations: dict[str, str]) -> dict[str, str]:
+    if sum(len(k) + len(v) for k, v in annotations.items()) > ANNOTATIONS_BYTES:
+        raise ValueError(f"annotations must have at most {ANNOTATIONS_BYTES} bytes")
+    return annotations
+
+
+_PLAIN = "at most 63 letters, digits, -, _ and ., with a letter or digit at both ends"
+_KEY = f"a key must be [prefix/]name, the name of {_PLAIN}"
+LabelKey = Annotated[str, _without(qualified_name_problems, _KEY)]
+AnnotationKey = Annotated[str, _without(lambda key: qualified_name_problems(key.lower()), _KEY)]
+LabelValue = Annotated[str, _without(label_value_problems, f"must have {_PLAIN}")]
+Labels = dict[LabelKey, LabelValue]
+Annotations = Annotated[dict[AnnotationKey, str], AfterValidator(_not_large)]
 Share = Annotated[
     Annotated[int, Field(ge=0), Tag("count")] | Annotated[str, Field(pattern=r"^\d+%$"), Tag("share")],
     Discriminator(lambda given: "share" if isinstance(given, str) and not given.isdigit() else "count")]
@@ -49,7 +89,8 @@ class DpuEntry(Edge):
     serial: str | None = None
     cores: Annotated[int, Field(gt=0)] | None = None
     memory_bytes: Bytes | None = None
-    pf0: str | None = Field(default=None, description="Name of the first physical function's interface")
+    pf0: Annotated[LabelValue, Field(min_length=1)] | None = Field(
+        default=None, description="Name of the first physical function's interface")
     pfs: Annotated[int, Field(ge=1, le=16)] = 2
     oob_ip: Ip | None = None
     bmc_ip: Ip | None = None
@@ -67,9 +108,9 @@ class DpuEntry(Edge):
 class PodEntry(Edge):
     """A workload pod on a host. The name of a generated host's pod ends with the host's."""
 
-    name: Name
-    namespace: Name = "default"
-    labels: dict[str, str] = {}
+    name: LabelledName
+    namespace: Namespace = "default"
+    labels: Labels = {}
     grace_s: Seconds = 30.0
     controller: Literal["ReplicaSet", "StatefulSet", "DaemonSet", "none"] = "ReplicaSet"
 
@@ -78,8 +119,8 @@ class BudgetEntry(Edge):
     """A PodDisruptionBudget."""
 
     name: Name
-    namespace: Name = "default"
-    selector: Annotated[dict[str, str], Field(min_length=1)]
+    namespace: Namespace = "default"
+    selector: Annotated[Labels, Field(min_length=1)]
     min_available: Share | None = None
     max_unavailable: Share | None = None
 
@@ -93,8 +134,8 @@ class BudgetEntry(Edge):
 class HostTemplate(Edge):
     """What all generated hosts have."""
 
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: Labels = {}
+    annotations: Annotations = {}
     kubernetes: bool = True
     oob_bridge: bool = True
     reboot: Literal["gNOI", "external", "script"] = "gNOI"
@@ -111,7 +152,7 @@ class HostTemplate(Edge):
 class HostEntry(HostTemplate):
     """One host. If `generate` makes a host of this name, the fields given here replace the generated ones."""
 
-    name: Name
+    name: LabelledName
     rack: Name | None = None
     ip: Ip | None = None
     dpus: Annotated[list[DpuEntry], Field(max_length=len(PCI_BUSES))] | None = Field(
@@ -243,6 +284,8 @@ def from_data(data: Any) -> Fleet:
 
 def _wrong(file: FleetFile) -> Iterator[tuple[tuple[str | int, ...], str, Any]]:
     """What no single field shows: (path, rule, value)."""
+    named = {path: (path, rule, got) for path, rule, got in reversed([*_wrong_names(file)])}
+    yield from reversed(named.values())  # what all generated hosts get wrong is told of the first
     if file.generate is None and not file.hosts:
         yield ("hosts",), "a fleet needs at least one host: give hosts or generate", None
     racks = {r.name for r in file.racks}
@@ -277,13 +320,31 @@ def _wrong(file: FleetFile) -> Iterator[tuple[tuple[str | int, ...], str, Any]]:
             yield ("budgets", i, "name"), "another budget has this name", budget.name
 
 
+def _wrong_names(file: FleetFile) -> Iterator[tuple[tuple[str | int, ...], str, Any]]:
+    """What is wrong with the names of hosts and their pods, as they are in the end."""
+    nodes = {node.name for node in _control_plane(file)}
+    pods: dict[tuple[str, str], None] = {}
+    for host in _placed(file):
+        if host.name in nodes:
+            yield host.at, "a control-plane node has this name", host.name
+        if len(host.name) > LABEL_LENGTH:
+            yield host.at, f"a host's name must have at most {LABEL_LENGTH} characters", host.name
+        for i, pod in enumerate(host.template.pods):
+            name, at = host.pod(pod), (*host.pods_at, i, "name")
+            if (pod.namespace, name) in pods:
+                yield at, "another pod of this namespace has this name", name
+            if len(name) > LABEL_LENGTH:
+                yield at, f"a pod's name must have at most {LABEL_LENGTH} characters, its host's included", name
+            pods[pod.namespace, name] = None
+
+
 def _rack_names(file: FleetFile) -> list[str]:
     return [f"r{i + 1}" for i in range(file.generate.racks)] if file.generate else []
 
 
 def made(file: FleetFile) -> Fleet:
     """The fleet of a valid file: generated hosts first, then the explicit ones it does not know, in file order."""
-    hosts = tuple(_hosts(file))
+    hosts = tuple(_host(placed, index) for index, placed in enumerate(_placed(file)))
     listed = {r.name: r for r in file.racks}
     names = dict.fromkeys([*_rack_names(file), *listed, *(h.rack for h in hosts)])
     return Fleet(
@@ -293,8 +354,7 @@ def made(file: FleetFile) -> Fleet:
         image_servers=tuple(_image_servers(file)),
         network=fleet.Network(file.network.controller_bytes_per_s, file.network.host_bytes_per_s),
         volume=fleet.Volume(file.volume.bandwidth_bytes_per_s, file.volume.size_bytes),
-        control_plane=tuple(fleet.ControlPlaneNode(f"cp{i + 1}", f"10.0.0.{10 + i}")
-                            for i in range(file.control_plane)),
+        control_plane=_control_plane(file),
         budgets=tuple(fleet.Budget(b.namespace, b.name, b.selector, b.min_available, b.max_unavailable)
                       for b in file.budgets),
         person=fleet.Person(file.operator.reboots, file.operator.releases, file.operator.release,
@@ -302,33 +362,55 @@ def made(file: FleetFile) -> Fleet:
     )
 
 
-def _hosts(file: FleetFile) -> Iterator[Host]:
-    explicit = {h.name: h for h in file.hosts}
-    index = 0
+def _control_plane(file: FleetFile) -> tuple[fleet.ControlPlaneNode, ...]:
+    return tuple(fleet.ControlPlaneNode(f"cp{i + 1}", f"10.0.0.{10 + i}") for i in range(file.control_plane))
+
+
+class _Placed(NamedTuple):
+    """A host of the file, generated or explicit, and where its name and its pods stand."""
+
+    name: str
+    rack: str
+    template: HostTemplate
+    dpus: Sequence[DpuEntry]
+    ip: str | None
+    at: tuple[str | int, ...]
+    pods_at: tuple[str | int, ...]
+
+    def pod(self, pod: PodEntry) -> str:
+        """The name of a pod; those that all generated hosts have end with the host's."""
+        return f"{pod.name}-{self.name}" if self.pods_at[0] == "generate" else pod.name
+
+
+def _placed(file: FleetFile) -> Iterator[_Placed]:
+    explicit = {h.name: (i, h) for i, h in enumerate(file.hosts)}
     gen = file.generate
+    number = 0
     for rack in _rack_names(file):
         assert gen is not None
         for _ in range(gen.hosts_per_rack):
-            name = f"{gen.host_name}{index + 1}"
-            own = explicit.pop(name, None)
-            dpus = [gen.dpu] * gen.dpus_per_host if own is None or own.dpus is None else own.dpus
-            template = gen.host if own is None else gen.host.model_copy(
-                update={n: getattr(own, n) for n in own.model_fields_set & HostTemplate.model_fields.keys()})
-            at, ip = (own.rack or rack, own.ip) if own else (rack, None)
-            yield _host(name, at, index, template, dpus, ip, generated=own is None)
-            index += 1
-    for host in explicit.values():
-        yield _host(host.name, host.rack or "r1", index, host, host.dpus if host.dpus is not None else [DpuEntry()],
-                    host.ip, generated=False)
-        index += 1
+            number += 1
+            name = f"{gen.host_name}{number}"
+            found = explicit.pop(name, None)
+            if found is None:
+                yield _Placed(name, rack, gen.host, [gen.dpu] * gen.dpus_per_host, None, ("generate", "host_name"),
+                              ("generate", "host", "pods"))
+                continue
+            i, own = found
+            given = own.model_fields_set & HostTemplate.model_fields.keys()
+            yield _Placed(name, own.rack or rack, gen.host.model_copy(update={n: getattr(own, n) for n in given}),
+                          [gen.dpu] * gen.dpus_per_host if own.dpus is None else own.dpus, own.ip, ("hosts", i, "name"),
+                          ("hosts", i, "pods") if "pods" in given else ("generate", "host", "pods"))
+    for i, own in explicit.values():
+        yield _Placed(own.name, own.rack or "r1", own, [DpuEntry()] if own.dpus is None else own.dpus, own.ip,
+                      ("hosts", i, "name"), ("hosts", i, "pods"))
 
 
-def _host(name: str, rack: str, index: int, template: HostTemplate, dpus: Sequence[DpuEntry], ip: str | None, *,
-          generated: bool) -> Host:
-    pods = tuple(fleet.Pod(p.namespace, f"{p.name}-{name}" if generated else p.name, p.labels, p.grace_s, p.controller)
-                 for p in template.pods)
-    cards = tuple(_card(name, rack, index, i, dpu) for i, dpu in enumerate(dpus))
-    return Host(name, rack, index, ip or _address(10, 64, index), cards, template.labels, template.annotations,
+def _host(host: _Placed, index: int) -> Host:
+    name, rack, template = host.name, host.rack, host.template
+    pods = tuple(fleet.Pod(p.namespace, host.pod(p), p.labels, p.grace_s, p.controller) for p in template.pods)
+    cards = tuple(_card(name, rack, index, i, dpu) for i, dpu in enumerate(host.dpus))
+    return Host(name, rack, index, host.ip or _address(10, 64, index), cards, template.labels, template.annotations,
                 template.kubernetes, template.oob_bridge, template.reboot, template.reboot_script, pods)
 
 

@@ -348,7 +348,8 @@ def mistakes_of(error: ValidationError, doc: Marked, about: str, prefix: Sequenc
         else:
             got = item.get("input")
             whole = kind == "value_error" and isinstance(got, dict)  # the rule is about several fields of it
-            mistake = doc.mistake(path, _rule(item["msg"]), None if whole else got, about=about)
+            mistake = doc.mistake(path, _rule(item["msg"]), None if whole else got, about=about,
+                                  at_key=item["loc"][-1:] == ("[key]",))
         found.setdefault(mistake)
     return sorted(found, key=lambda m: (m.line, m.column))
 

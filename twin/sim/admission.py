@@ -19,9 +19,9 @@ from twin.model.fielderror import FieldError
 from twin.model.gojson import OBJECT_META, DecodeError, roundtrip
 from twin.model.kinds import from_manifest, to_manifest
 from twin.model.meta import Object
+from twin.model.objectmeta import core_errors, core_object_errors, metadata_errors, typed_metadata_errors
 from twin.model.schema import has_crd
 from twin.runtime.webhook import Denied, Lister, Webhook
-from twin.sim.objectmeta import core_errors, core_object_errors, metadata_errors, typed_metadata_errors
 
 Json = dict[str, Any]
 T = TypeVar("T", bound=Object)

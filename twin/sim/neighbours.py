@@ -23,7 +23,7 @@ from twin.actors.workloads import ReplicaSets, budget_object, controller_of, run
 from twin.backends.base import ApiError, KubeApi, Operation
 from twin.model.core import Pod, TenantControlPlane
 from twin.model.faults import fitting
-from twin.model.meta import Key, Object
+from twin.model.meta import Key
 from twin.sim.clock import EPOCH
 from twin.sim.runner import Meter
 from twin.sim.world import World
@@ -121,15 +121,12 @@ def _programs(world: World, kube: KubeApi) -> Callable[[Pod], Program | None]:
 def _workloads(world: World) -> None:
     """The pods and budgets that the fleet starts with."""
     server = world.host_cluster
-    owners: dict[tuple[str, str], Object | None] = {}
     for host in world.fleet.hosts:
         for record in host.pods if host.kubernetes else ():
             world.ensure_namespace(record.namespace)
-            name = (record.namespace, record.name)
-            if name not in owners:
-                owner = controller_of(record)
-                owners[name] = server.create(owner, "user", 0) if owner is not None else None
-            server.create(running_pod(record, host, owners[name], EPOCH), "user", 0)
+            owner = controller_of(record)
+            stored = server.create(owner, "user", 0) if owner is not None else None
+            server.create(running_pod(record, host, stored, EPOCH), "user", 0)
     for budget in world.fleet.budgets:
         world.ensure_namespace(budget.namespace)
         server.create(budget_object(budget), "user", 0)

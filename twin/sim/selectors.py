@@ -9,8 +9,8 @@ from typing import Any, Final
 from twin.model.core import Event, Job, Namespace, Node, Pod, ReplicaSet, Secret
 from twin.model.kinds import to_manifest
 from twin.model.meta import Object
+from twin.model.objectmeta import label_value_problems, qualified_name_problems
 from twin.model.schema import has_crd
-from twin.sim.objectmeta import label_value_problems, qualified_name_problems
 from twin.sim.status import Resource, bad_request
 
 Test = Callable[[Object], bool]

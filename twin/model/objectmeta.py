@@ -39,7 +39,7 @@ _LABEL_VALUE: Final = (
     "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
-_ANNOTATIONS_BYTES: Final = 256 * 1024
+ANNOTATIONS_BYTES: Final = 256 * 1024
 _IMMUTABLE: Final = "field is immutable"
 TAINT_EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
@@ -103,8 +103,8 @@ def annotation_errors(annotations: Mapping[str, Any]) -> list[FieldError]:
     out: list[FieldError] = []
     for key in sorted(annotations):
         out += [FieldError(fe.INVALID, path, key, text) for text in qualified_name_problems(key.lower())]
-    if sum(len(k) + len(v) for k, v in annotations.items()) > _ANNOTATIONS_BYTES:
-        out.append(FieldError(fe.TOO_LONG, path, "", f"may not be more than {_ANNOTATIONS_BYTES} bytes"))
+    if sum(len(k) + len(v) for k, v in annotations.items()) > ANNOTATIONS_BYTES:
+        out.append(FieldError(fe.TOO_LONG, path, "", f"may not be more than {ANNOTATIONS_BYTES} bytes"))
     return out
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from twin.model.core import Namespace
-from twin.model.provisioning import Dpu
-from twin.sim.objectmeta import (
+from twin.model.objectmeta import (
     label_value_problems,
     metadata_errors,
     qualified_name_problems,
     subdomain_problems,
 )
+from twin.model.provisioning import Dpu
 
 
 @pytest.mark.parametrize("name", ["a", "a.b-c.d", "0", "worker1-0000-2b-00", "a" * 253])
