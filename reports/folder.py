@@ -228,8 +228,8 @@ def read(run_dir: Path) -> RunFolder:
         FolderError: not a run folder, damaged, or written by a version whose folders this one does not read.
     """
     run_dir = Path(run_dir)
-    if not (run_dir / MARKER).exists():
-        why = "not a run folder (no run.json)" if run_dir.is_dir() else "no such run folder"
+    if not os.path.exists(run_dir / MARKER):
+        why = "not a run folder (no run.json)" if os.path.isdir(run_dir) else "no such run folder"
         raise FolderError(f"{run_dir}: {why}")
     marker = _read_json(run_dir / MARKER)
     for version in (marker.get("version", "?"), _read_json(run_dir / "summary.json").get("version", "?")):

@@ -99,6 +99,7 @@ def test_no_verb_shows_the_help_and_is_no_success(run):
     (["check", "nope.yaml"], "nope.yaml: cannot be read: No such file or directory"),
     (["check", LIBRARY, "--policy", "nope"], "--policy: unknown policy"),
     (["get", "dpu", "--run", "nope"], "nope: no such run folder"),
+    (["get", "dpu", "--run", "x" * 5000], "x" * 5000 + ": no such run folder"),
     (["describe", "dpu", "x", "--run", "."], ".: not a run folder (no run.json)"),
     (["schema", "nope"], "schema: must be one of scenario, fleet, timing, summary (got nope)"),
     (["crd", "nope"], "crd: no such kind"),

@@ -254,7 +254,7 @@ def test_the_profiles_that_ship_keep_the_rules_of_limits(profile):
 @pytest.mark.parametrize(("text", "mistake"), [
     ("seconds\n", "m.csv: no measured values"),
     ("seconds\n30\nsoon\n", "m.csv:3:1: a duration is a number of seconds"),
-    ("1\n" + "9" * 140_000, "m.csv:2:1: not CSV: field larger than field limit"),
+    pytest.param("1\n" + "9" * 140_000, "m.csv:2:1: not CSV: field larger than field limit", id="a large cell"),
     ("1\n-3\n", 'm.csv:2:1: a duration must not be negative (got "-3")'),
 ])
 def test_a_file_of_measurements_that_cannot_be_used_is_refused(text, mistake):

@@ -54,7 +54,7 @@ def test_a_size_is_read_as_bytes(text, value):
     assert size_bytes(text) == value
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5 GX", "", "Gi", -3, True, float("inf"), float("nan"), 10**400, "9" * 400])
+@pytest.mark.parametrize("text", ["-1", "1.5 GX", "", "Gi", -3, True, float("inf"), float("nan"), 2**63, "9" * 400])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="size"):
         size_bytes(text)

@@ -284,8 +284,10 @@ def from_data(data: Any) -> Fleet:
 
 def _wrong(file: FleetFile) -> Iterator[tuple[tuple[str | int, ...], str, Any]]:
     """What no single field shows: (path, rule, value)."""
-    named = {path: (path, rule, got) for path, rule, got in reversed([*_wrong_names(file)])}
-    yield from reversed(named.values())  # what all generated hosts get wrong is told of the first
+    told: dict[tuple[str | int, ...], tuple[tuple[str | int, ...], str, Any]] = {}
+    for one in _wrong_names(file):
+        told.setdefault(one[0], one)  # what all generated hosts get wrong is told of the first
+    yield from told.values()
     if file.generate is None and not file.hosts:
         yield ("hosts",), "a fleet needs at least one host: give hosts or generate", None
     racks = {r.name for r in file.racks}
