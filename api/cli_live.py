@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from api.flags import Output, Policies, Quiet, app, check_output, check_speed, until_seconds
-from api.output import Refused, answer
+from api.output import answer
 
 lab_app = typer.Typer(help="A fleet on this machine with real parts: API servers, DMS over gRPC, netlink.",
                       rich_markup_mode=None, no_args_is_help=True, add_completion=False)
