@@ -23,7 +23,7 @@ import msgspec
 from api.hardware import Hardware
 from api.lab import PLAN, Plan, open_lab, reserved_address
 from api.live_log import Log
-from twin.actors.actor import Held
+from twin.actors.actor import hold
 from twin.actors.certmanager import CertManager
 from twin.actors.dmsinit import DmsPod, is_dms
 from twin.actors.jobs import JOB_NAME, REBOOT_SCRIPT_SUFFIX, JobPod, dpf_work, is_job_pod
@@ -86,7 +86,7 @@ class LabProgram:
         self._planes: dict[str, tuple[ControlPlane, Cluster]] = {}
         self._runners: list[LiveRunner] = []
         self._actors: dict[str, LiveRunner] = {}
-        self.failing_jobs: list[Sequence[str]] = []
+        self.failing_jobs: Sequence[Sequence[str]] = ()
         """Patterns of Jobs whose pods fail."""
         self._cycles: dict[str, None] = {}
         """Hosts that a reboot script waits for."""
@@ -161,18 +161,9 @@ class LabProgram:
         actor.start()
         return actor
 
-    def hold(self, name: str) -> Callable[[], None]:
-        """The neighbour stops working; returns what lets it go on with all it missed."""
-        runner = self._actors[name]
-        actor, missed = runner.reconciler, dict[Key, None]()
-        runner.reconciler = Held(actor, missed)
-
-        def go_on() -> None:
-            runner.reconciler = actor
-            for key in list(missed):
-                runner.wake(key)
-
-        return go_on
+    def hold(self, name: str, held: bool) -> None:
+        """The neighbour stops working, or goes on with all it missed."""
+        hold(self._actors[name], held)
 
     def _neighbours(self) -> None:
         clock, durations, machines = self.backstage, self.durations, self.hardware.machines
@@ -198,7 +189,7 @@ class LabProgram:
 
         def fails(operation: str, namespace: str, pod: str, uid: str) -> bool:
             return self.timing.fails(operation, namespace, pod, uid) or any(
-                fitting([*patterns, *(f"{p}-*" for p in patterns)], [pod]) for patterns in list(self.failing_jobs))
+                fitting([*patterns, *(f"{p}-*" for p in patterns)], [pod]) for patterns in self.failing_jobs)
 
         job = JobPod(self.durations, dpf_work(
             lambda host: self._script_reboots(kube, host), fails, lambda host: host in self._cycles))

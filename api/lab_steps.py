@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -33,9 +33,9 @@ from twin.model.fleet import default_image
 from twin.model.kinds import KINDS, kind_of
 from twin.model.meta import Key, Object, Unstructured
 from twin.model.provisioning import DpuCluster
-from twin.sim.faults import EFFECTS
+from twin.sim.faults import EFFECTS, Lasting, all_of
+from twin.sim.troubles import Heal, Troubles
 
-Heal = Callable[[], None]
 HARDWARE: Final = (f.HostPower, f.RackPower, f.HostRebooted, f.RebootFails, f.BridgeMissing, f.DmsUnreachable,
                    f.DmsSlow, f.DmsError, f.InstallFails, f.NetworkScriptFails, f.JoinFails, f.DpuReset, f.DpuLinkDown,
                    f.PartUnknown)
@@ -65,6 +65,7 @@ class Story(Protocol):
     program: LabProgram | None
     recorder: Recorder | None
     hooks: WebhookServer | None
+    troubles: Troubles
 
     @property
     def kube(self) -> LiveKube: ...
@@ -121,6 +122,10 @@ class Steps:
         self._people = 0
 
     @property
+    def troubles(self) -> Troubles:
+        return self._story.troubles
+
+    @property
     def _program(self) -> LabProgram:
         assert self._story.program is not None
         return self._story.program
@@ -138,7 +143,7 @@ class Steps:
         elif isinstance(action, Scale):
             self._scale(action.hosts)
         elif isinstance(action, Cordon):
-            return self._cordon(action)
+            return CORDON(self, action)
         elif isinstance(action, PersonTask):
             return self._person(action)
         elif isinstance(action, str):
@@ -196,15 +201,11 @@ class Steps:
         except NotFound:
             return
 
-    def _cordon(self, cordon: Cordon) -> Heal:
-        names = fitting(cordon.node, [n.metadata.name for n in self._story.kube.list(Node)])
+    def _nodes(self, cordon: Cordon) -> tuple[str, ...]:
+        return fitting(cordon.node, [n.metadata.name for n in self._story.kube.list(Node)])
 
-        def put(unschedulable: bool) -> None:
-            for name in names:
-                self._story.kube.patch(Node, Key("", name), {"spec": {"unschedulable": unschedulable or None}})
-
-        put(True)
-        return lambda: put(False)
+    def _cordoned(self, name: str, cordons: Sequence[bool]) -> None:
+        self._story.kube.patch(Node, Key("", name), {"spec": {"unschedulable": bool(cordons) or None}})
 
     # --- people at the machines
 
@@ -256,7 +257,7 @@ class Steps:
         if isinstance(fault, HARDWARE):
             world, view = self._program.hardware.world, self._story.view()
             healed = world.call(lambda: EFFECTS[type(fault)](view, fault))
-            heal: Heal | None = None if healed is None else functools.partial(world.call, healed)
+            heal: Heal | None = None if healed is None else partial(world.call, healed)
         else:
             heal = EFFECTS_HERE[type(fault)](self, fault)
         if heal is None:
@@ -273,7 +274,7 @@ class Steps:
         hosts = f.targets(fault, "host", self._story.scenario.fleet)
         for host in hosts:
             self._retire(host)
-        return lambda: _each(hosts, self._program.hardware.return_to_service)
+        return all_of([partial(self._program.hardware.return_to_service, host) for host in hosts])
 
     def _dms_pod_lost(self, fault: f.DmsPodLost) -> None:
         for host in f.targets(fault, "host", self._story.scenario.fleet):
@@ -281,15 +282,6 @@ class Steps:
                 self._story.kube.delete(Pod, Key(self._story.settings.namespace, f"{host}-dms"))
             except NotFound:
                 continue
-
-    def _image_server(self, put: str, value: Callable[[Any], Any]) -> Callable[[Any], Heal]:
-        """The proxy's trouble of this name, for the servers that the fault names."""
-        def begin(fault: Any) -> Heal:
-            troubles, servers = getattr(self._program.proxy, put), f.targets(fault, "server", self._program.plan.fleet)
-            for server in servers:
-                troubles[server] = value(fault)
-            return lambda: _each(servers, troubles.pop)
-        return begin
 
     def _file(self, name: str) -> Path:
         return self._program.volume / name.removeprefix(f"{MOUNT}/")
@@ -300,30 +292,23 @@ class Steps:
     def _bfb_file_replaced(self, fault: f.BfbFileReplaced) -> None:
         self._file(fault.file).write_bytes(image_bytes(ImageFileKey(default_image(fault.content, fault.content))))
 
-    def _dpu_api_down(self, fault: f.DpuApiDown) -> Heal:
+    def _clusters(self, fault: f.DpuApiDown) -> list[str]:
+        """Those there are when it begins."""
         keys = [c.key for c in self._story.kube.list(DpuCluster)]
-        names = [f"{k.namespace}-{k.name}" for k in keys if fitting(fault.cluster, [str(k)])]
+        return [f"{k.namespace}-{k.name}" for k in keys if fitting(fault.cluster, [str(k)])]
+
+    def _plane(self, name: str, down: bool) -> None:
         planes = self._story.lab.control_planes()
-        _each(names, planes.stop)
-        return lambda: _each(names, planes.restart)
+        if down:
+            planes.stop(name)
+        else:
+            planes.restart(name)
 
-    def _api_down(self, fault: f.ApiDown) -> Heal:
-        planes = self._story.lab.control_planes()
-        planes.stop("host")
-        return lambda: _each(["host"], planes.restart)
-
-    def _webhook_down(self, fault: f.WebhookDown) -> Heal:
-        assert self._story.hooks is not None
-        self._story.hooks.close()
-        return self._story.serve_webhooks
-
-    def _job_fails(self, fault: f.JobFails) -> Heal:
-        failing = self._program.failing_jobs
-        failing.append(fault.name)
-        return lambda: failing.remove(fault.name)
-
-    def _certificate_late(self, fault: f.CertificateLate) -> Heal:
-        return self._program.hold("cert-manager")
+    def _webhooks(self, _: str, down: bool) -> None:
+        if not down:
+            self._story.serve_webhooks()
+        elif self._story.hooks is not None:
+            self._story.hooks.close()
 
     def _controller_restart(self, fault: f.ControllerRestart) -> None:
         self._story.restart()
@@ -338,21 +323,34 @@ class Steps:
         return end
 
 
-def _each(items: Iterable[str], do: Callable[[str], object]) -> None:
-    for item in items:
-        do(item)
+def _images(trouble: str, value: Callable[[Any], Any]) -> Lasting:
+    """The proxy's trouble of this name."""
+    def put(steps: Steps, server: str, ruling: Any) -> None:
+        troubles = getattr(steps._program.proxy, trouble)
+        if ruling is None:
+            troubles.pop(server, None)
+        else:
+            troubles[server] = ruling
+    return Lasting(lambda steps, fault: f.targets(fault, "server", steps._program.plan.fleet), put, value, None)
+
+
+def _one(name: str) -> Callable[[Steps, Any], tuple[str]]:
+    return lambda steps, fault: (name,)
 
 
 ADMIN_SECRET: Final = "-admin-kubeconfig"
 EFFECTS_HERE: Final[dict[type, Callable[[Steps, Any], Heal | None]]] = {
     f.HostLost: Steps._host_lost, f.DmsPodLost: Steps._dms_pod_lost,
-    f.ImageServerDown: lambda s, x: s._image_server("down", lambda fault: None)(x),
-    f.ImageServerSlow: lambda s, x: s._image_server("slow", lambda fault: fault.factor)(x),
-    f.ImageServerStatus: lambda s, x: s._image_server("status", lambda fault: fault.status)(x),
-    f.ImageServerWrongContent: lambda s, x: s._image_server("instead", lambda fault: fault.content)(x),
+    f.ImageServerDown: _images("down", lambda x: True), f.ImageServerSlow: _images("slow", lambda x: x.factor),
+    f.ImageServerStatus: _images("status", lambda x: x.status),
+    f.ImageServerWrongContent: _images("instead", lambda x: x.content),
     f.BfbFileRemoved: Steps._bfb_file_removed, f.BfbFileReplaced: Steps._bfb_file_replaced,
-    f.DpuApiDown: Steps._dpu_api_down, f.ApiDown: Steps._api_down, f.WebhookDown: Steps._webhook_down,
-    f.JobFails: Steps._job_fails, f.CertificateLate: Steps._certificate_late,
+    f.DpuApiDown: Lasting(Steps._clusters, Steps._plane), f.ApiDown: Lasting(_one("host"), Steps._plane),
+    f.WebhookDown: Lasting(_one(""), Steps._webhooks),
+    f.JobFails: Lasting(_one(""), lambda s, _, all_: setattr(s._program, "failing_jobs", all_), lambda x: x.name,
+                        every=True),
+    f.CertificateLate: Lasting(_one("cert-manager"), lambda s, name, held: s._program.hold(name, held)),
     f.ControllerRestart: Steps._controller_restart, f.TwoLeaders: Steps._two_leaders,
 }
 """Faults of real parts."""
+CORDON: Final = Lasting(Steps._nodes, Steps._cordoned, every=True)

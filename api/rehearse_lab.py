@@ -48,6 +48,7 @@ from twin.model.schema import crd, has_crd
 from twin.model.services import DpuDeployment
 from twin.runtime.reconcile import Controller
 from twin.sim.host import card
+from twin.sim.troubles import Troubles
 
 QUIET_S: Final = 12.0
 """Nothing is pending and nothing has happened for this long: over. Two of the DPU controller's polls and more."""
@@ -74,6 +75,7 @@ class LabStory:
         self.lab = Lab(folder or Path(tempfile.mkdtemp(prefix="dpf-twin-lab-")) / "lab", say=say)
         self.settings = settings or Settings(seed=self.seed)
         self._controllers = controllers
+        self.troubles = Troubles()
         self._steps = Steps(self)
         self._agenda = _Agenda()
         self._others: dict[Live, threading.Thread] = {}
@@ -271,7 +273,7 @@ class LabStory:
         return SimpleNamespace(
             objects=objects, dpus=lambda: objects(Dpu), errors={}, host_cluster=SimpleNamespace(find=find),
             hosts=hardware.hosts, dms=hardware.dms, volume=hardware.volume, machines=hardware.machines,
-            fleet=self._plan.fleet,
+            fleet=self._plan.fleet, troubles=self.troubles,
             env=_Clock(live.recorder), timing=program.timing, chronicle=live.recorder.chronicle, settings=self.settings)
 
     # --- the timeline

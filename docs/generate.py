@@ -177,6 +177,7 @@ def faults() -> str:
         "# Faults\n\n"
         "A fault is an entry of a scenario's timeline: `{at: 5h, fault: {kind: rack-power, rack: r1}, for: 10m}`.\n"
         "It begins at `at` and heals after `for`; without `for` it lasts until the run ends.\n"
+        "What faults that overlap set lasts until the last of them has ended.\n"
         "A fault that is a moment takes no `for`.\n"
         "Hosts, racks, DPUs, servers and clusters are a name, a pattern such as `worker1*`, or a list of them.\n"
         "A value in brackets is the default.\n\n" + table(("kind", "what happens", "fields", "lasts"), rows))

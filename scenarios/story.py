@@ -26,7 +26,7 @@ from twin.model.timing import Basis, Timing
 from twin.model.units import duration
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
-from twin.sim.faults import begin
+from twin.sim.faults import Lasting, begin
 from twin.sim.host import card
 from twin.sim.neighbours import bring_up, power_cycle
 from twin.sim.trace import Trace
@@ -52,6 +52,18 @@ PHASE_OPERATIONS: dict[str, tuple[str, ...]] = {
     Phase.DPU_CLUSTER_CONFIG: ("dpu-join", "cni-ready"), Phase.DELETING: ("host-network-delete", "requeue"),
 }
 """The operations of the timing profile that make up a phase: the weakest of their bases is the phase's."""
+
+
+def _cordoned(world: World, name: str, cordons: Sequence[bool]) -> None:
+    node = world.host_cluster.find(Node, Key("", name))
+    if node is not None:
+        spec = replace(node.spec, unschedulable=bool(cordons))
+        world.host_cluster.update(replace(node, spec=spec), USER, world.env.now)
+
+
+CORDON = Lasting(lambda world, cordon: fitting(cordon.node, [k.name for k in world.host_cluster.table(Node)]),
+                 _cordoned, every=True)
+"""Each asks anew; a Node that several keep cordoned is uncordoned when the last ends."""
 
 
 def settings(timing: Timing, seed: int) -> Settings:
@@ -141,7 +153,9 @@ class Story:
         elif isinstance(action, Scale):
             self._scale(action.hosts)
         elif isinstance(action, Cordon):
-            self._cordon(action, step.for_s)
+            end = CORDON(self.world, action)
+            if step.for_s is not None:
+                self.world.env.call_at(ns(step.for_s), end)
         elif isinstance(action, PersonTask):
             self._person(action, step.for_s)
         elif isinstance(action, str):
@@ -160,20 +174,6 @@ class Story:
                 world.return_to_service(host.name)
             elif i >= hosts and host.name not in world.machines.retired:
                 world.retire(host.name)
-
-    def _cordon(self, cordon: Cordon, for_s: float | None) -> None:
-        nodes = fitting(cordon.node, [k.name for k in self.world.host_cluster.table(Node)])
-
-        def put(unschedulable: bool) -> None:
-            for name in nodes:
-                node = self.world.host_cluster.find(Node, Key("", name))
-                if node is not None:
-                    spec = replace(node.spec, unschedulable=unschedulable)
-                    self.world.host_cluster.update(replace(node, spec=spec), USER, self.world.env.now)
-
-        put(True)
-        if for_s is not None:
-            self.world.env.call_at(ns(for_s), put, False)
 
     def _person(self, task: PersonTask, for_s: float | None) -> None:
         """Somebody comes by, for a while or for good."""

@@ -308,13 +308,13 @@ def test_a_file_that_is_not_on_the_volume_is_an_io_error(rig: Rig) -> None:
 
 def test_an_injected_error_answers_every_call_until_it_heals(rig: Rig) -> None:
     rig.start()
-    rig.do(lambda: rig.world.dms.answer_error(rig.first, "INTERNAL", "boom"))
+    rig.do(lambda: rig.world.dms.answer_errors(rig.first, ("INTERNAL", "boom", "")))
     for ask in (lambda: rig.end(rig.dms.command(rig.target, commands.UPTIME)),
                 lambda: rig.end(rig.dms.os_activate(rig.target, "a;b"))):
         with pytest.raises(RpcError) as broken:
             ask()
         assert (broken.value.code, str(broken.value)) == ("INTERNAL", "rpc error: code = Internal desc = boom")
-    rig.do(lambda: rig.world.dms.answer_error(rig.first))
+    rig.do(lambda: rig.world.dms.answer_errors(rig.first))
     rig.end(rig.dms.command(rig.target, commands.UPTIME))
 
 

@@ -13,6 +13,7 @@ from twin.model.core import ConfigMap, DpfOperatorConfig, Secret
 from twin.model.meta import ObjectMeta
 from twin.model.names import Annotation, Label
 from twin.model.provisioning import Bfb, Dpu, DpuDevice, DpuFlavor, DpuNode, Phase
+from twin.sim.dms_servers import Attempts
 
 MINUTE = 60.0
 
@@ -80,7 +81,7 @@ def test_a_running_install_changes_nothing() -> None:
 
 def test_eleven_failed_attempts_end_in_error_and_no_condition_changes_before() -> None:
     bench = installing()
-    bench.dms.answer_error(bench.host, "INTERNAL", "no space left", ".bfb")
+    bench.dms.answer_errors(bench.host, ("INTERNAL", "no space left", ".bfb"))
     bench.run(50)
     assert bench.status().conditions == ()
     bench.run(6)
@@ -102,7 +103,7 @@ def test_an_attempt_that_fails_at_once_still_waits_for_the_poll() -> None:
 
 def test_each_attempt_makes_a_new_token() -> None:
     bench = installing()
-    bench.dms.fail_installs(bench.name, (1, 2))
+    bench.dms.fail_installs(bench.name, Attempts((1, 2)))
     bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
     assert starts(bench) == 3
     assert len(tokens(bench)) == 3
@@ -246,7 +247,7 @@ def test_a_deletion_waits_for_the_install_and_then_goes_without_a_reboot() -> No
 
 def test_a_deleted_dpu_tries_again_all_the_same() -> None:
     bench = installing()
-    bench.dms.fail_installs(bench.name, (1,))
+    bench.dms.fail_installs(bench.name, Attempts((1,)))
     bench.run(100)
     bench.delete(Dpu, bench.name)
     bench.run(1000)
@@ -255,7 +256,7 @@ def test_a_deleted_dpu_tries_again_all_the_same() -> None:
 
 def test_the_policy_starts_no_further_attempt_for_a_deleted_dpu() -> None:
     bench = installing(policies=["deletion-ends-os-install"])
-    bench.dms.fail_installs(bench.name, (1,))
+    bench.dms.fail_installs(bench.name, Attempts((1,)))
     bench.run(100)
     bench.delete(Dpu, bench.name)
     bench.run(1000)
@@ -287,7 +288,7 @@ def test_under_the_policy_a_restarted_controller_waits_for_the_install_it_finds(
 
 def test_under_the_policy_an_install_that_had_failed_meanwhile_is_done_again() -> None:
     bench = installing(policies=["no-duplicate-os-install"])
-    bench.dms.fail_installs(bench.name, (1,))
+    bench.dms.fail_installs(bench.name, Attempts((1,)))
     bench.run(300)
     bench.restart()
     bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
@@ -296,7 +297,7 @@ def test_under_the_policy_an_install_that_had_failed_meanwhile_is_done_again() -
 
 def test_under_the_policy_a_failed_attempt_of_the_same_process_is_not_waited_for() -> None:
     bench = installing(policies=["no-duplicate-os-install"])
-    bench.dms.fail_installs(bench.name, (1, 2))
+    bench.dms.fail_installs(bench.name, Attempts((1, 2)))
     bench.until(Phase.CHECKING_HOST_REBOOT_REQUIRED)
     assert starts(bench) == 3
 

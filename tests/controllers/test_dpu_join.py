@@ -20,6 +20,7 @@ from twin.model.provisioning import (
     NvConfig,
     Phase,
 )
+from twin.sim.dms_servers import Attempts
 
 LABELS = {"example.com/pool": "a"}
 
@@ -56,7 +57,7 @@ def test_a_flavor_that_names_no_vfs_gets_sixteen() -> None:
 
 def test_eleven_failures_of_the_script_end_in_error() -> None:
     bench = at(Phase.HOST_NETWORK_CONFIGURATION)
-    bench.dms.fail_network(bench.name)
+    bench.dms.fail_network(bench.name, Attempts())
     bench.until(Phase.ERROR)
     assert bench.writes.count("dms network") == 11
     assert network(bench) == ("False", "HostNetworkSetupFailed", "failed after multiple retries")
@@ -75,7 +76,7 @@ def test_a_flavor_without_vfs_leaves_nothing_to_bridge() -> None:
 
 def test_a_failure_that_heals_in_time_is_not_told() -> None:
     bench = at(Phase.HOST_NETWORK_CONFIGURATION)
-    bench.dms.fail_network(bench.name, range(1, 11))
+    bench.dms.fail_network(bench.name, Attempts(range(1, 11)))
     bench.until(Phase.DPU_CLUSTER_CONFIG)
     assert bench.reasons() == ["HostNetworkSetupInProgress", "HostNetworkReady"]
 

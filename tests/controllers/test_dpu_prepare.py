@@ -229,7 +229,7 @@ def test_what_fails_in_config_fw_parameters_is_tried_again(trouble: str, reason:
     if trouble == "secret":
         bench.delete(Secret, "dpf-provisioning-client-secret")
     if trouble == "dms":
-        bench.dms.answer_error(bench.host, "INTERNAL", "no such path", "mode")
+        bench.dms.answer_errors(bench.host, ("INTERNAL", "no such path", "mode"))
     bench.run(30)
     assert bench.is_("FWConfigured")[:2] == ("False", reason)
     assert bench.phase() == Phase.CONFIG_FW_PARAMETERS

@@ -14,6 +14,7 @@ from twin.model.device import Arm
 from twin.model.meta import Condition, Key, ObjectMeta, replace
 from twin.model.names import Annotation, Label
 from twin.model.provisioning import Dpu, DpuNode, Phase
+from twin.sim.dms_servers import Attempts
 
 INITIALIZED = true("InterfaceInitialized")
 
@@ -66,7 +67,7 @@ def test_new_firmware_that_cannot_be_loaded_needs_a_reboot(level3: bool, sync1: 
 ])
 def test_a_failing_command_is_tried_again(command: str, reason: str) -> None:
     bench = checking(flash="32.99.0001", fw_reset=True)
-    bench.dms.answer_error(bench.host, "INTERNAL", "device busy", command)
+    bench.dms.answer_errors(bench.host, ("INTERNAL", "device busy", command))
     bench.run(30)
     assert checked(bench) == ("False", reason, "rpc error: code = Internal desc = device busy")
     assert bench.phase() == Phase.CHECKING_HOST_REBOOT_REQUIRED
@@ -152,7 +153,7 @@ def test_a_power_cycle_uses_the_nodes_command_and_is_sent_until_the_host_drops(c
 
 def test_a_power_cycle_that_cannot_be_sent_ends_in_error() -> None:
     bench = rebooting(cold=True)
-    bench.dms.fail_reboots(bench.host)
+    bench.dms.fail_reboots(bench.host, Attempts())
     bench.run(1)
     assert rebooted(bench)[:2] == ("False", "FailedToExecutePowercycleCommand")
     assert bench.phase() == Phase.ERROR
@@ -207,7 +208,7 @@ def test_a_reboot_by_somebody_else_counts() -> None:
 
 def test_a_failing_warm_reboot_is_told_after_eleven_attempts_and_starts_over() -> None:
     bench = rebooting()
-    bench.dms.fail_reboots(bench.host)
+    bench.dms.fail_reboots(bench.host, Attempts())
     bench.run(50)
     assert rebooted(bench) == ("", "", "")
     bench.run(10)

@@ -15,6 +15,7 @@ from twin.model.device import Arm
 from twin.model.meta import Key
 from twin.model.timing import Timing
 from twin.sim.clock import SECOND, ns
+from twin.sim.dms_servers import Attempts
 
 PCI = "0000-2b-00"
 
@@ -110,7 +111,7 @@ def test_each_dpu_of_a_host_has_its_own_status() -> None:
     rig = Rig(dpus=2)
     rig.start()
     first, second = rig.host.dpus
-    rig.dms.fail_installs(first.name)
+    rig.dms.fail_installs(first.name, Attempts())
     versions = [rig.send(d) for d in (first, second)]
     for version in versions:
         rig.wait(rig.client.os_activate(rig.target(), version))
@@ -126,14 +127,14 @@ def test_each_dpu_of_a_host_has_its_own_status() -> None:
     (None, ["FAILURE", "FAILURE", "FAILURE"]), ([1], ["FAILURE", "SUCCESS", "SUCCESS"]),
     ([2, 3], ["SUCCESS", "FAILURE", "FAILURE"])])
 def test_installs_fail_at_the_attempts_a_fault_lists(rig: Rig, attempts: list[int] | None, answers: list[str]) -> None:
-    rig.dms.fail_installs(rig.dpu.name, attempts)
+    rig.dms.fail_installs(rig.dpu.name, Attempts(attempts))
     version = rig.send()
     got = []
     for _ in answers:
         rig.wait(rig.client.os_activate(rig.target(), version))
         got.append(rig.wait(rig.client.reboot_ended(rig.target(), version))[1])
     assert got == answers
-    rig.dms.heal_attempts(rig.dpu.name)
+    rig.dms.fail_installs(rig.dpu.name)
     rig.install()
 
 
@@ -245,7 +246,7 @@ def test_a_power_command_answers_before_the_host_drops(rig: Rig, command: str, t
 
 
 def test_reboot_commands_fail_at_the_attempts_a_fault_lists(rig: Rig) -> None:
-    rig.dms.fail_reboots(rig.host.name, [1])
+    rig.dms.fail_reboots(rig.host.name, Attempts([1]))
     with pytest.raises(RpcError, match="exit code 1"):
         rig.wait(rig.client.execute(rig.pod(), c.reboot_host(PCI, "reset")))
     rig.seconds(10)
@@ -284,7 +285,7 @@ def test_the_route_is_not_looked_at_when_the_host_says_so(rig: Rig) -> None:
 
 
 def test_the_network_script_fails_at_the_attempts_a_fault_lists_and_cleans_up(rig: Rig) -> None:
-    rig.dms.fail_network(rig.dpu.name, [1], "sriov")
+    rig.dms.fail_network(rig.dpu.name, Attempts([1], "sriov"))
     with pytest.raises(RpcError, match="sriov"):
         rig.wait(rig.client.command(rig.target(), c.host_network_setup(16, PCI, 1500)))
     assert (rig.host.bridged, rig.host.saved) == ({}, {})
@@ -374,12 +375,12 @@ def test_without_a_usable_certificate_nothing_is_sent(rig: Rig) -> None:
 
 
 def test_an_answered_error_hits_the_commands_it_names(rig: Rig) -> None:
-    rig.dms.answer_error(rig.host.name, "DEADLINE_EXCEEDED", "slow flint", "flint")
+    rig.dms.answer_errors(rig.host.name, ("DEADLINE_EXCEEDED", "slow flint", "flint"))
     with pytest.raises(RpcError, match="code = DeadlineExceeded desc = slow flint") as error:
         rig.client.get(rig.target(), c.query_firmware(PCI))
     assert code(error) == "DEADLINE_EXCEEDED"
     assert rig.client.get(rig.target(), c.UPTIME)
-    rig.dms.answer_error(rig.host.name)
+    rig.dms.answer_errors(rig.host.name)
     assert rig.client.get(rig.target(), c.query_firmware(PCI))
 
 

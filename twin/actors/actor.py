@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import partial
+from typing import Protocol
 
 from twin.actors.hosts import Durations, Hosts, Wake, asleep
 from twin.backends.base import Clock, KubeApi, Operation
@@ -73,18 +74,41 @@ def wake_if_up(actor: Actor, hosts: Hosts, name: str) -> None:
         actor.wake(Key("", name))
 
 
-class Held:
-    """Stands in for an actor that does not work: notes what it misses."""
+class Runner(Protocol):
+    """Whoever runs an actor."""
 
-    def __init__(self, actor: Reconciler, missed: dict[Key, None], only: Key | None = None) -> None:
+    reconciler: Reconciler
+
+    def wake(self, key: Key) -> None: ...
+
+
+class Held:
+    """Stands in for an actor that does not work, on some keys or (None) on all: notes what it misses."""
+
+    def __init__(self, actor: Reconciler) -> None:
         self.name = actor.name
         self.watches = actor.watches
-        self._actor = actor
-        self._missed = missed
-        self._only = only
+        self.actor = actor
+        self.missed: dict[Key | None, dict[Key, None]] = {}
 
     def reconcile(self, ctx: Context, key: Key) -> Result:
-        if self._only is not None and key != self._only:
-            return self._actor.reconcile(ctx, key)
-        self._missed[key] = None
-        return DONE
+        for missed in (self.missed.get(None), self.missed.get(key)):
+            if missed is not None:
+                missed[key] = None
+                return DONE
+        return self.actor.reconcile(ctx, key)
+
+
+def hold(runner: Runner, held: bool, only: Key | None = None) -> None:
+    """The actor stops working (on this key), or goes on with all it missed."""
+    now = runner.reconciler
+    standing_in = now if isinstance(now, Held) else Held(now)
+    if held:
+        standing_in.missed[only] = {}
+        runner.reconciler = standing_in
+        return
+    missed = standing_in.missed.pop(only)
+    if not standing_in.missed:
+        runner.reconciler = standing_in.actor
+    for key in list(missed):
+        runner.wake(key)

@@ -205,7 +205,7 @@ class BfbFileReplaced(_Fault):
 
 
 class DpuApiDown(_Fault):
-    """The API servers of the DPU clusters (`namespace/name` of the DPUCluster, or a pattern) refuse connections."""
+    """The API servers of the DPU clusters (`namespace/name`, or a pattern) refuse connections, new ones' too."""
 
     kind: Literal["dpu-api-down"]
     cluster: Targets = ("*",)

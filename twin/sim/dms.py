@@ -47,7 +47,7 @@ class DmsClient:
         server = self._connect(target)
         dms, meter = self._dms, self._meter
         meter.charge_ns(dms.cost_ns("dms-get", server))
-        if server.error is not None:
+        if server.errors:
             self._trouble(server, command)
         try:
             parsed = commands.parse(command)
@@ -73,7 +73,7 @@ class DmsClient:
         server = self._connect(target)
         dms = self._dms
         self._meter.charge_ns(dms.cost_ns("dms-set", server))
-        if server.error is not None:
+        if server.errors:
             self._trouble(server, "/nvidia/mode/config/mode")
         self._meter.before("dms set-mode")
         for dpu in server.host.dpus[:1 if dms.first_dpu_only else None]:
@@ -259,7 +259,7 @@ class DmsClient:
             cost, why = unreached or (0, "")
             self._fail(op, cost, _dialing("UNAVAILABLE", why))
             return None
-        if server.error is not None:
+        if server.errors:
             try:
                 self._trouble(server, command)
             except RpcError as error:
@@ -273,8 +273,9 @@ class DmsClient:
 
     @staticmethod
     def _trouble(server: Server, command: str) -> None:
-        if server.error is not None and server.error[2] in command:
-            raise rpc_error(server.error[0], server.error[1])
+        for code, message, part in reversed(server.errors):
+            if part in command:
+                raise rpc_error(code, message)
 
     def _start(self, server: Server, command: Command, op: Operation, latency_ns: int,
                failed: Callable[[ShellError], RpcError]) -> None:

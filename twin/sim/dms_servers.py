@@ -6,7 +6,7 @@ at once; dmsd loses received files with its pod, and an OS install under way bre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from twin.backends.base import DmsTarget, Operation, RpcError
@@ -40,7 +40,7 @@ class Attempts:
 
     __slots__ = ("count", "hit", "message")
 
-    def __init__(self, hit: Collection[int] | None, message: str) -> None:
+    def __init__(self, hit: Collection[int] | None = None, message: str = "") -> None:
         self.hit = hit
         self.message = message
         self.count = 0
@@ -51,12 +51,12 @@ class Attempts:
 
 
 class Server:
-    """One host's dmsd. `black_hole`, `refused`, `factor` and `error` are troubles set from outside.
+    """One host's dmsd. `black_hole`, `refused`, `factor` and `errors` are troubles set from outside.
 
     `token` names it among what a pass has read; `costs` is what each kind of call costs, in ns, once one was made.
     """
 
-    __slots__ = ("black_hole", "costs", "error", "factor", "files", "host", "pending", "refused", "running", "status",
+    __slots__ = ("black_hole", "costs", "errors", "factor", "files", "host", "pending", "refused", "running", "status",
                  "token", "waiting")
 
     def __init__(self, host: SimHost) -> None:
@@ -67,7 +67,7 @@ class Server:
         self.black_hole = False
         self.refused = False
         self.factor = 1.0
-        self.error: tuple[str, str, str] | None = None  # (code, message, part of a command or '')
+        self.errors: Sequence[tuple[str, str, str]] = ()  # (code, message, part of a command or '')
         self.files: dict[str, File] = {}
         self.status: dict[SimDpu, str] = {}  # of the last OS.Activate for each DPU
         self.pending: dict[Operation, Call | Operation] = {}  # calls in progress, and what each waits for
@@ -103,9 +103,7 @@ class DmsServers:
         """Who listens at an address."""
         self.timeout_ns = ns(timing.sample("dms-connect-timeout", ""))
         """When a call gives up that nobody answers."""
-        self._install_faults: dict[str, Attempts] = {}
-        self._network_faults: dict[str, Attempts] = {}
-        self._reboot_faults: dict[str, Attempts] = {}
+        self._failing: dict[tuple[str, str], Sequence[Attempts]] = {}
         hosts.listeners.host_down.insert(0, lambda host: self.stop(host.name))
         for told in (hosts.listeners.host_down, hosts.listeners.host_up):
             told.append(lambda host: self._touched(self.servers[host.name]))
@@ -149,27 +147,27 @@ class DmsServers:
         server.costs.clear()
         self._touched(server)
 
-    def answer_error(self, host: str, code: str = "", message: str = "", command: str = "") -> None:
-        """Every call, or those whose command contains `command`, answers this gRPC error; no code heals."""
-        self.servers[host].error = (code, message, command) if code else None
+    def answer_errors(self, host: str, *errors: tuple[str, str, str]) -> None:
+        """Calls answer the gRPC error (code, message, part of a command) whose part they contain, the last such one."""
+        self.servers[host].errors = errors
         self._touched(self.servers[host])
 
-    def fail_installs(self, dpu: str, attempts: Collection[int] | None = None, message: str = "") -> None:
-        """OS installs of this DPU fail at their end: all from now on, or the attempts listed."""
-        self._install_faults[dpu] = Attempts(attempts, message)
+    def fail_installs(self, dpu: str, *faults: Attempts) -> None:
+        """OS installs of this DPU fail at their end from now on, in the attempts that one of these hits."""
+        self._failing["install", dpu] = faults
 
-    def fail_network(self, dpu: str, attempts: Collection[int] | None = None, message: str = "") -> None:
+    def fail_network(self, dpu: str, *faults: Attempts) -> None:
         """The host network script fails for this DPU."""
-        self._network_faults[dpu] = Attempts(attempts, message)
+        self._failing["network", dpu] = faults
 
-    def fail_reboots(self, host: str, attempts: Collection[int] | None = None, message: str = "") -> None:
+    def fail_reboots(self, host: str, *faults: Attempts) -> None:
         """Commands that reboot this host fail."""
-        self._reboot_faults[host] = Attempts(attempts, message)
+        self._failing["reboot", host] = faults
 
-    def heal_attempts(self, name: str) -> None:
-        """Installs, network script and reboots of this DPU or host work again."""
-        for faults in (self._install_faults, self._network_faults, self._reboot_faults):
-            faults.pop(name, None)
+    def _struck(self, what: str, name: str) -> Attempts | None:
+        """The last fault that hits this attempt. All of them count it."""
+        hits = [fault for fault in self._failing.get((what, name), ()) if fault.strikes()]
+        return hits[-1] if hits else None
 
     # --- reaching a server
 
@@ -233,9 +231,9 @@ class DmsServers:
             wanted = dev.install(dpu.device, image, bfcfg.read(config))
         except dev.Refused as refused:
             raise rpc_error("FAILED_PRECONDITION", str(refused)) from refused
-        fault = self._install_faults.get(dpu.name)
         self.hosts.change(dpu, wanted)
-        dpu.doomed = (fault.message or "installation failed") if fault is not None and fault.strikes() else ""
+        fault = self._struck("install", dpu.name)
+        dpu.doomed = (fault.message or "installation failed") if fault is not None else ""
         server.status.pop(dpu, None)
 
     def dpu_of(self, server: Server, cfg: str) -> SimDpu | None:
@@ -343,8 +341,8 @@ class DmsServers:
         return "System Off\n", takes
 
     def _reboot(self, host: SimHost, command: Command) -> tuple[str, int]:
-        fault = self._reboot_faults.get(host.name)
-        if fault is not None and fault.strikes():
+        fault = self._struck("reboot", host.name)
+        if fault is not None:
             raise ShellError(1, fault.message or f"Set Chassis Power Control to {command.argument.title()} failed")
         self.hosts.reboot(host, "host-power-cycle" if command.argument == "cycle" else "host-reboot", commanded=True)
         return f"Chassis Power Control: {command.argument.title()}\n", 0
@@ -386,8 +384,8 @@ class DmsServers:
             self.later(server, op, self.hosts.sample_ns("host-network-script", dpu), bridge, dpu)
 
         def bridge(dpu: SimDpu) -> None:
-            fault = self._network_faults.get(dpu.name)
-            if fault is not None and fault.strikes():
+            fault = self._struck("network", dpu.name)
+            if fault is not None:
                 fail(fault.message or "cannot set sriov_numvfs")
             elif not dpu.device.powered:
                 fail(f"no PCI device {command.pci}")

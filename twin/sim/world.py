@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twin.actors.actor import Held
+from twin.actors.actor import hold
 from twin.actors.joining import Joining
 from twin.backends.base import KubeApi, Operation, Settings
 from twin.model.core import Namespace, Node, NodeSpec, NodeStatus, PodDisruptionBudget, Secret
@@ -48,6 +48,7 @@ from twin.sim.machines import SimArms, SimMachines
 from twin.sim.manager import Manager, Surroundings
 from twin.sim.runner import Meter, Runner, touch
 from twin.sim.trace import Trace
+from twin.sim.troubles import Troubles
 from twin.sim.volume import SimVolume
 
 KUBE_SYSTEM = "kube-system"
@@ -85,6 +86,7 @@ class World:
         self.host_cluster.observers.setdefault(Secret, []).append(self._adopt)
         self.dpu_clusters: dict[Key, ApiServer] = {}
         self._clusters_made = 0
+        self._dpu_apis_down: Sequence[Sequence[str]] = ()
         self._by_kubeconfig: dict[str, ApiServer] = {}
         self._by_address: dict[str, ApiServer] = {}
         self.errors: dict[tuple[str, str], tuple[int, str]] = {}
@@ -107,7 +109,8 @@ class World:
         self._neighbour_caches: dict[int, Cache] = {}
         self.actors: dict[str, tuple[Any, ActorRunner]] = {}
         self.managers: dict[str, Manager] = {}
-        self.failing_jobs: list[Sequence[str]] = []
+        self.troubles = Troubles()
+        self.failing_jobs: Sequence[Sequence[str]] = ()
         """Patterns of Jobs whose pods fail."""
         self._around = around = self._surroundings()
         names = list(dict.fromkeys(c.manager for c in controllers))
@@ -244,6 +247,8 @@ class World:
         touch(self.host_cluster.readers, "up")
         if down:
             self.leadership.cut_off([m for m in self.managers.values() if m not in self._second_leaders])
+        else:
+            self.hosts.join_may_succeed()
 
     def second_leader(self, name: str) -> Manager:
         """Another process of this name acts beside the first one: both believe they lead."""
@@ -261,32 +266,32 @@ class World:
         return [cache for m in self.managers.values()
                 if fitting(controllers, [m.name, *(c.name for c in m.controllers)]) for cache in m.caches.values()]
 
-    def hold_actor(self, name: str, only: Key | None = None) -> Callable[[], None]:
-        """The neighbour stops working (on this key); returns what lets it go on with all it missed."""
-        actor, runner = self.actors[name]
-        missed: dict[Key, None] = {}
-        runner.reconciler = Held(runner.reconciler, missed, only)
-
-        def go_on() -> None:
-            runner.reconciler = actor  # faults of one neighbour do not overlap
-            for key in missed:
-                runner.wake(key)
-
-        return go_on
-
-    def hold_budget(self, budget: Key) -> Callable[[], None]:
-        """This PodDisruptionBudget allows nothing until released."""
-        go_on = self.hold_actor("disruption", budget)
+    def hold_budget(self, budget: Key, held: bool) -> None:
+        """This PodDisruptionBudget allows nothing, or again what its pods let it."""
+        runner = self.actors["disruption"][1]
+        hold(runner, held, budget)
         found = self.host_cluster.find(PodDisruptionBudget, budget)
-        if found is not None:
+        if not held:
+            runner.wake(budget)
+        elif found is not None:
             status = replace(found.status, disruptions_allowed=0)
             self.host_cluster.update(replace(found, status=status), "disruption", self.env.now, status=True)
 
-        def release() -> None:
-            go_on()
-            self.actors["disruption"][1].wake(budget)
+    def dpu_apis_down(self, patterns: Sequence[Sequence[str]]) -> None:
+        """API servers of DPU clusters that fit one of these refuse connections, also of clusters made later."""
+        self._dpu_apis_down = patterns
+        back = False
+        for key, server in self.dpu_clusters.items():
+            down = self._is_down(key)
+            back |= server.down and not down
+            if server.down != down:
+                server.down = down
+                touch(server.readers, "up")
+        if back:
+            self.hosts.join_may_succeed()
 
-        return release
+    def _is_down(self, cluster: Key) -> bool:
+        return any(fitting(p, [str(cluster)]) for p in self._dpu_apis_down)
 
     def rotate(self, cluster: Key) -> str:
         """New credentials for a DPU cluster; clients with the old ones are refused. Returns the new kubeconfig."""
@@ -311,6 +316,7 @@ class World:
             self._clusters_made += 1
             address = address or f"10.0.1.{self._clusters_made}:6443"
             server = self.dpu_clusters[key] = self._server(str(key), f"https://{address}")
+            server.down = self._is_down(key)
             self._by_address[address] = server
             for name in ("default", KUBE_SYSTEM):
                 self.ensure_namespace(name, server)
