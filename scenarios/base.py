@@ -124,7 +124,8 @@ class TimelineEntry(Edge):
     scale: Scale | None = None
     cordon: Cordon | None = None
     operator: PersonTask | None = None
-    restart: Annotated[str, Field(min_length=1)] | None = Field(default=None, description="A controller or `*`")
+    restart: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="A controller, a process, or a pattern")
     fault: Fault | None = None
 
     @model_validator(mode="after")

@@ -41,8 +41,9 @@ from scenarios.objects import (
     violations_of,
     with_stock,
 )
+from scenarios.targets import Known, unknown
 from scenarios.variables import fill, fill_text
-from twin.model import faults, fleet_file, timing_profile
+from twin.model import fleet_file, timing_profile
 from twin.model.fleet import Fleet
 from twin.model.kinds import KINDS
 from twin.model.mistakes import BadInput, Mistake, shown
@@ -182,7 +183,10 @@ class Loader:
         fleet = self._try(lambda: self._fleet(parts))
         profile = self._try(lambda: self._profile(parts))
         manifests = self._manifests(parts)
-        steps = sorted((s for p in parts for s in self._steps(p, fleet)), key=lambda s: s.at_s)
+        steps = sorted((s for p in parts for s in self._steps(p)), key=lambda s: s.at_s)
+        if fleet is not None:
+            applied = [*manifests, *(m for s in steps if isinstance(s.action, Apply) for m in s.action.manifests)]
+            self._check_targets(parts, Known(fleet, None if self.mistakes else applied))
         names = self._policies(parts)
         self._check_expectations(parts)
         self.mistakes += duplicates(manifests)
@@ -332,13 +336,11 @@ class Loader:
 
     # --- timeline, policies, expectations
 
-    def _steps(self, part: Part, fleet: Fleet | None) -> list[Step]:
+    def _steps(self, part: Part) -> list[Step]:
         steps = []
         for i, entry in enumerate(part.file.timeline):
             what = next(n for n in ACTIONS if getattr(entry, n) is not None)
             action = self._action(part, entry, what, i)
-            if fleet is not None:
-                self._check_targets(part, entry, i, fleet)
             line, column = part.doc.mark(("timeline", i))
             steps.append(Step(entry.at, what, action, entry.for_, f"{part.doc.file}:{line}:{column}"))
         return steps
@@ -387,27 +389,11 @@ class Loader:
             hint = f"did you mean {near[0]}?" if near else other
             self.mistakes.append(part.wrong((*at, "kind"), f"unknown kind, {hint}", action.kind))
 
-    def _check_targets(self, part: Part, entry: TimelineEntry, i: int, fleet: Fleet) -> None:
-        checks: list[tuple[tuple[str | int, ...], Any, str]] = []
-        if entry.fault is not None:
-            at: tuple[str | int, ...] = ("timeline", i, "fault")
-            checks = [((*at, n), getattr(entry.fault, n), n) for n in type(entry.fault).model_fields if n != "kind"]
-        elif entry.cordon is not None:
-            checks = [(("timeline", i, "cordon", "node"), entry.cordon.node, "host")]
-        elif entry.operator is not None and entry.operator.reboot is not None:
-            checks = [(("timeline", i, "operator", "reboot"), entry.operator.reboot, "host")]
-        elif entry.scale is not None and entry.scale.hosts > len(fleet.hosts):
-            self.mistakes.append(part.wrong(("timeline", i, "scale", "hosts"),
-                                            f"the fleet has {len(fleet.hosts)} hosts", entry.scale.hosts))
-        for path, patterns, field in checks:
-            names = faults.names_of(field, fleet)
-            if names is None:
-                continue
-            for pattern in patterns:
-                if not faults.fitting((pattern,), names):
-                    near = difflib.get_close_matches(pattern, names, n=1)
-                    hint = f", did you mean {near[0]}?" if near else ""
-                    self.mistakes.append(part.wrong(path, f"the fleet has no such {field}{hint}", pattern))
+    def _check_targets(self, parts: Sequence[Part], known: Known) -> None:
+        for part in parts:
+            for i, entry in enumerate(part.file.timeline):
+                self.mistakes += [part.wrong(("timeline", i, *path), rule, got)
+                                  for path, rule, got in unknown(entry, known)]
 
     def _policies(self, parts: Sequence[Part]) -> tuple[str, ...]:
         known = policies()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from controllers import CONTROLLERS
 from controllers.provisioning.webhooks import WEBHOOKS
@@ -26,7 +27,7 @@ from twin.model.timing import Basis, Timing
 from twin.model.units import duration
 from twin.sim.admission import Webhooks
 from twin.sim.clock import EPOCH, SECOND, ns
-from twin.sim.faults import Lasting, begin
+from twin.sim.faults import Lasting, begin, misses
 from twin.sim.host import card
 from twin.sim.neighbours import bring_up, power_cycle
 from twin.sim.trace import Trace
@@ -136,10 +137,18 @@ class Story:
             raise BadInput(mistakes)
 
     def _step(self, step: Step) -> None:
+        missed = self._misses(step.action)
+        if missed:
+            self.warnings.append(f"{step.where}: at {step.at_s:g} s this {step.what} strikes nothing: {missed}")
         try:
             self._act(step)
         except Refused as refused:
             self.warnings.append(f"{step.where}: at {step.at_s:g} s the API server refused {step.what}: {refused}")
+
+    def _misses(self, action: Any) -> str:
+        if isinstance(action, str):
+            return "" if any(m.running for m in self.world.processes(action)) else "no such process runs"
+        return misses(self.world, action)
 
     def _act(self, step: Step) -> None:
         action = step.action

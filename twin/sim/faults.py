@@ -161,16 +161,17 @@ def _nfs(world: World, _: str, down: bool) -> None:
         world.machines.changed(host)
 
 
-def _path(name: str) -> str:
+def path_of(name: str) -> str:
+    """On the volume."""
     return name if name.startswith("/") else f"{BFB_ROOT}/{name}"
 
 
 def _bfb_file_removed(world: World, fault: f.BfbFileRemoved) -> None:
-    world.volume.put(_path(fault.file), None)
+    world.volume.put(path_of(fault.file), None)
 
 
 def _bfb_file_replaced(world: World, fault: f.BfbFileReplaced) -> None:
-    world.volume.put(_path(fault.file), file_of(default_image(fault.content, fault.content)))
+    world.volume.put(path_of(fault.file), file_of(default_image(fault.content, fault.content)))
 
 
 # --- control plane
@@ -270,3 +271,23 @@ EFFECTS: Final[dict[type, Callable[[World, Any], Heal | None]]] = {
     f.JobFails: Lasting(_whole, lambda w, _, all_: setattr(w, "failing_jobs", all_), lambda x: x.name, every=True),
     f.CertificateLate: Lasting(_whole, lambda w, _, held: hold(w.actors["cert-manager"][1], held)),
 }
+
+
+def misses(world: World, fault: Any) -> str:
+    """Why the fault would strike nothing now, or '': what no check before the run can know."""
+    found = PRESENT.get(type(fault))
+    return found[1] if found is not None and not found[0](world, fault) else ""
+
+
+def _dms_pods(world: World, fault: f.DmsPodLost) -> bool:
+    pods = world.host_cluster.table(Pod)
+    return any(Key(world.settings.namespace, f"{h}-dms") in pods for h in f.targets(fault, "host", world.fleet))
+
+
+PRESENT: Final[dict[type, tuple[Callable[[World, Any], object], str]]] = {
+    f.DmsPodLost: (_dms_pods, "there is no such DMS pod"),
+    f.BfbFileRemoved: (lambda w, x: path_of(x.file) in w.volume.files, "there is no such file"),
+    f.KubeconfigRotated: (lambda w, x: f.fitting(x.cluster, map(str, w.dpu_clusters)), "there is no such DPU cluster"),
+    f.WatchBroken: (_caches, "no such process runs"), f.WatchDuplicate: (_caches, "no such process runs"),
+}
+"""Is there anything to strike?"""

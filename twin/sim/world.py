@@ -220,11 +220,13 @@ class World:
         self.machines.retired.pop(host, None)
         self.hosts.power_on(self.hosts.hosts[host])
 
+    def processes(self, pattern: str) -> list[Manager]:
+        """Those whose name, or whose controller's name, fits."""
+        return [m for m in self.managers.values() if fitting((pattern,), [m.name, *(c.name for c in m.controllers)])]
+
     def restart(self, name: str) -> None:
-        """The process of this name, or of this controller, ends and starts again (`twin.sim.leadership`)."""
-        for manager in self.managers.values():
-            if name not in (manager.name, "*") and all(c.name != name for c in manager.controllers):
-                continue
+        """The processes of this name, or of this controller, end and start again (`twin.sim.leadership`)."""
+        for manager in self.processes(name):
             if manager in self._second_leaders:
                 manager.stop()  # it does not get the lease again
             else:
