@@ -52,7 +52,8 @@ class Rig:
         self.credentials = ""
         uplink = Link("controller", self.fleet.network.controller_bytes_per_s)
         self.volume = SimVolume(self.env, self.links, self.fleet.image_servers, reader_link=uplink,
-                                bandwidth_bytes_per_s=self.fleet.volume.bandwidth_bytes_per_s)
+                                bandwidth_bytes_per_s=self.fleet.volume.bandwidth_bytes_per_s,
+                                size_bytes=self.fleet.volume.size_bytes)
         self.hosts = Hosts(self.env, self.timing, self.fleet.hosts, join=self._join, observe=self._note,
                            collapse=collapse)
         self.dms = SimDms(self.env, self.hosts, self.volume, self.links, self.timing, network=self.fleet.network,

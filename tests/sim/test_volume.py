@@ -9,7 +9,7 @@ from twin.backends.base import Operation
 from twin.model.device import Image
 from twin.model.provisioning import BfbVersions
 from twin.sim.runner import Meter
-from twin.sim.volume import File
+from twin.sim.volume import File, SimVolume
 
 TEMP = "/bfb/bfb-uid"
 
@@ -194,3 +194,101 @@ def test_a_download_that_is_given_up_frees_its_links() -> None:
     rig.seconds(100)
     assert BFB not in rig.volume.files
     assert rig.volume.link.flows == 0
+
+
+# --- a full volume
+
+
+GB = 1_000_000_000
+
+
+def small(size_bytes: int) -> Rig:
+    rig = Rig()
+    rig.volume = SimVolume(rig.env, rig.links, rig.fleet.image_servers, bandwidth_bytes_per_s=1e9,
+                           size_bytes=size_bytes)
+    rig.files = rig.volume.client(rig.meter)
+    return rig
+
+
+def fetch(rig: Rig, name: str) -> Operation:
+    return rig.files.download(f"{rig.url}/{name}.bfb", f"/bfb/{name}.bfb", f"/bfb/bfb-{name}")
+
+
+def ended(rig: Rig, op: Operation) -> None:
+    while not op.finished:
+        rig.env.step()
+
+
+def test_a_download_fails_when_the_volume_is_full_and_its_part_stays() -> None:
+    rig = small(GB)
+    op = fetch(rig, "a")
+    with pytest.raises(OSError, match=r"^write /bfb/bfb-a: no space left on device$"):
+        rig.wait(op)
+    rate = min(1e9, rig.fleet.image_servers[0].bandwidth_bytes_per_s)
+    assert rig.env.now_s == pytest.approx(GB / rate)
+    assert {path: file.size for path, file in rig.volume.files.items()} == {"/bfb/bfb-a": pytest.approx(GB, abs=1)}
+    assert rig.volume.link.flows == 0
+
+
+def test_a_file_that_fills_the_volume_to_its_last_byte_fits() -> None:
+    rig = small(3 * GB)
+    for op in (fetch(rig, "a"), fetch(rig, "b")):
+        rig.wait(op)
+    assert list(rig.volume.files) == ["/bfb/a.bfb", "/bfb/b.bfb"]
+
+
+def test_downloads_at_once_fail_together_when_the_room_is_taken() -> None:
+    rig = small(2 * GB)
+    ops = [fetch(rig, "a"), fetch(rig, "b")]
+    rig.seconds(60)
+    assert [str(op.error) for op in ops] == [f"write /bfb/bfb-{n}: no space left on device" for n in "ab"]
+    assert [file.size for file in rig.volume.files.values()] == [pytest.approx(GB, abs=1)] * 2
+
+
+def test_the_moment_follows_the_pace_of_the_server() -> None:
+    steady, uneven = small(GB), small(GB)
+    ops = [fetch(rig, "a") for rig in (steady, uneven)]
+    ended(steady, ops[0])
+    uneven.seconds(0.1)
+    uneven.volume.server_slow("any", 1000)
+    uneven.seconds(100)
+    assert not ops[1].finished
+    uneven.volume.server_slow("any", 1.0)
+    ended(uneven, ops[1])
+    assert uneven.volume.space.room() == pytest.approx(0, abs=1)
+    assert uneven.env.now_s == pytest.approx(100 + steady.env.now_s - 0.1, rel=1e-3)
+
+
+def test_what_is_removed_makes_room_for_a_download_under_way() -> None:
+    rig = small(2 * GB)
+    rig.wait(fetch(rig, "a"))
+    op = fetch(rig, "b")
+    rig.files.remove("/bfb/a.bfb")
+    rig.wait(op)
+    assert list(rig.volume.files) == ["/bfb/b.bfb"]
+
+
+def test_a_new_download_frees_what_an_earlier_one_left_and_a_deletion_all() -> None:
+    rig = small(GB)
+    for _ in range(2):
+        with pytest.raises(OSError, match="no space"):
+            rig.wait(fetch(rig, "a"))
+    assert rig.volume.space.used == pytest.approx(GB, abs=1)
+    rig.files.remove("/bfb/bfb-a")
+    assert rig.volume.space.used == 0
+
+
+def test_a_small_file_needs_room_too() -> None:
+    rig = small(10)
+    rig.files.write("/bfb/a.cfg", b"12345678")
+    rig.files.write("/bfb/a.cfg", b"1234567890")
+    with pytest.raises(OSError, match=r"^write /bfb/b\.cfg: no space left on device$"):
+        rig.files.write("/bfb/b.cfg", b"1")
+    assert list(rig.volume.files) == ["/bfb/a.cfg"]
+
+
+def test_a_checked_download_does_not_try_again_when_the_volume_is_full() -> None:
+    rig = small(GB)
+    op = rig.files.download(f"{rig.url}/a.bfb", "/bfb/a.bfb", TEMP, checked=True)
+    with pytest.raises(OSError, match="no space left"):
+        rig.wait(op)

@@ -220,6 +220,8 @@ class NetworkEntry(Edge):
 
 
 class VolumeEntry(Edge):
+    """The volume at /bfb. A download that finds it full fails, and what it brought stays until its BFB is deleted."""
+
     bandwidth_bytes_per_s: BytesPerSecond = 1e9
     size_bytes: Bytes = 10 * fleet.GI
 

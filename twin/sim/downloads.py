@@ -14,6 +14,7 @@ from twin.model import bfb_image
 from twin.sim.clock import Call, TwinEnvironment, ns
 from twin.sim.files import File, SimImageServer
 from twin.sim.links import Link, Links
+from twin.sim.space import Space
 
 _PART: Final = "part of "
 _MIXED: Final = "parts of two files"
@@ -30,6 +31,7 @@ class Volume(Protocol):
     down: bool
     latency_ns: int
     downloads: dict[Any, None]
+    space: Space
 
     def server_of(self, url: str) -> SimImageServer | None: ...
 
@@ -39,8 +41,8 @@ class Volume(Protocol):
 class Download:
     """`op` ends with it. The part that came so far stands on the volume under the temporary name."""
 
-    __slots__ = ("_checked", "_file", "_left", "_path", "_started", "_stream", "_timer", "_url", "_volume",
-                 "_wait_s", "op", "server", "temp")
+    __slots__ = ("_checked", "_file", "_left", "_path", "_started", "_timer", "_url", "_volume", "_wait_s",
+                 "missing", "op", "server", "stream", "temp")
 
     def __init__(self, volume: Volume, url: str, path: str, temp: str, *, checked: bool) -> None:
         self.op = Operation("download")
@@ -50,9 +52,10 @@ class Download:
         self._checked = checked
         self._left = RESUMES if checked else 0
         self._wait_s = RESUME_WAIT_S[0]
-        self._stream: Operation | None = None
+        self.stream: Operation | None = None
         self._started = 0
         """Bytes that were there when the stream began."""
+        self.missing = 0.0
         self._timer: Call | None = None
         self._file: File | None = None
 
@@ -78,7 +81,7 @@ class Download:
 
     def interrupt(self, why: str, *, server: bool) -> None:
         """The server or the volume breaks the transfer."""
-        if self._stream is None:
+        if self.stream is None:
             return
         self._stop()
         if server and self._left:
@@ -95,17 +98,18 @@ class Download:
         self._file = file if whole else File(_MIXED, file.size)
         volume.put(self.temp, File(_PART + self._file.identity, self._started))
         self.server = server
-        volume.downloads[self] = None
         links = tuple(link for link in (server.link, volume.reader_link, volume.link) if link is not None)
-        missing = max(0.0, float(file.size - self._started))
-        self._stream = volume.links.transfer(links, missing, name=f"download {self._path}")
-        self._stream.callbacks.append(lambda done: self._came(done))
+        self.missing = max(0.0, float(file.size - self._started))
+        self.stream = volume.links.transfer(links, self.missing, name=f"download {self._path}")
+        self.stream.callbacks.append(lambda done: self._came(done))
+        volume.downloads[self] = None
+        volume.space.look()
 
     def _came(self, stream: Operation) -> None:
         file = self._file
-        if stream is not self._stream or file is None:
+        if stream is not self.stream or file is None:
             return
-        self._stream = None
+        self.stream = None
         volume = self._volume
         volume.downloads.pop(self, None)
         volume.put(self.temp, None)
@@ -118,7 +122,7 @@ class Download:
 
     def _stop(self) -> None:
         """End the stream; what it brought stays."""
-        stream, self._stream = self._stream, None
+        stream, self.stream = self.stream, None
         volume = self._volume
         volume.downloads.pop(self, None)
         if stream is not None and self._file is not None:

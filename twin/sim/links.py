@@ -95,6 +95,8 @@ class Links:
     def __init__(self, env: TwinEnvironment, observer: Observer | None = None) -> None:
         self._env = env
         self.observer = observer
+        self.on_change: Callable[[], None] | None = None
+        """Told whenever shares of links change."""
         self._caps: dict[float, Clock] = {}
         self._bundles: dict[tuple[tuple[Link, ...], float], Bundle] = {}
         self._flows: dict[Operation, Flow] = {}
@@ -130,6 +132,11 @@ class Links:
         bundle = flow.bundle
         left = flow.end - bundle.clock.advance(self._env.now) - bundle.offset
         return min(flow.bytes, max(0.0, flow.bytes - left))
+
+    def rate(self, op: Operation) -> float:
+        """Bytes per nanosecond that a transfer moves now; 0 if it is over."""
+        flow = self._flows.get(op)
+        return flow.bundle.clock.rate if flow is not None else 0.0
 
     def abort(self, op: Operation, error: Exception) -> None:
         """End a transfer early with this error. Nothing happens if it is over."""
@@ -178,6 +185,8 @@ class Links:
         for link in links:
             if link.rate > link.rises_to:
                 self._measure(link)
+        if self.on_change is not None:
+            self.on_change()
 
     def _fell(self, link: Link, move: list[Bundle]) -> None:
         """A share that fell may now be the least for bundles limited elsewhere."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 
 from twin.backends.base import Operation
 from twin.model import bfb_image
@@ -21,17 +21,21 @@ from twin.sim.files import SimImageServer
 from twin.sim.files import file_of as file_of
 from twin.sim.links import Link, Links
 from twin.sim.runner import Meter, touch
+from twin.sim.space import Space
+
+NO_SPACE: Final = "no space left on device"
 
 
 class SimVolume:
     """The volume's files and troubles. `client(meter)` is what a controller holds.
 
-    `reader_link` is the path of the controller pod to the outside, shared by its downloads.
+    `reader_link` is the path of the controller pod to the outside, shared by its downloads. `size_bytes` None: it never
+    fills. What a download that found no room has brought stays under its temporary name, as upstream leaves it.
     """
 
     def __init__(self, env: TwinEnvironment, links: Links, servers: Iterable[ImageServer], *,
                  bandwidth_bytes_per_s: float, reader_link: Link | None = None, parse_ns: int = 0,
-                 latency_ns: int = 0) -> None:
+                 latency_ns: int = 0, size_bytes: int | None = None) -> None:
         self.env = env
         self.links = links
         self.link = Link("volume", bandwidth_bytes_per_s)
@@ -45,6 +49,7 @@ class SimVolume:
         """Passes that read ("file", path) or ("volume",), see `twin.sim.runner.touch`."""
         self.downloads: dict[Download, None] = {}
         """Those that move bytes now."""
+        self.space = Space(env, links, size_bytes, self.downloads, self._full)
 
     def client(self, meter: Meter) -> VolumeClient:
         return VolumeClient(self, meter)
@@ -75,11 +80,18 @@ class SimVolume:
 
     def put(self, path: str, file: File | None) -> None:
         """Somebody puts a file there, or takes it away (None)."""
-        if file is None:
-            self.files.pop(path, None)
-        else:
+        old = self.files.pop(path, None) if file is None else self.files.get(path)
+        if file is not None:
             self.files[path] = file
+        self.space.used += (file.size if file is not None else 0) - (old.size if old is not None else 0)
+        self.space.look()
         touch(self.readers, ("file", path))
+
+    def _full(self) -> None:
+        """Every write fails from now on. A download that has all its bytes needs no more."""
+        for download in list(self.downloads):
+            if download.stream is not None and download.missing - self.links.moved(download.stream) >= 1.0:
+                download.interrupt(f"write {download.temp}: {NO_SPACE}", server=False)
 
     # --- what hosts read
 
@@ -132,6 +144,9 @@ class VolumeClient:
     def write(self, path: str, content: bytes) -> None:
         self._meter.before("volume write")
         self._volume.check("open", path)
+        old = self._volume.files.get(path)
+        if len(content) > self._volume.space.room() + (old.size if old is not None else 0):
+            raise OSError(f"write {path}: {NO_SPACE}")
         self._volume.put(path, File(path, len(content), content=content))
         self._meter.after("volume write")
 

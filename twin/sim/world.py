@@ -97,7 +97,7 @@ class World:
         controller_link = Link("controller uplink", fleet.network.controller_bytes_per_s)
         self.volume = SimVolume(
             env, self.links, fleet.image_servers, bandwidth_bytes_per_s=fleet.volume.bandwidth_bytes_per_s,
-            reader_link=controller_link, parse_ns=ns(timing.sample("bfb-parse")))
+            reader_link=controller_link, parse_ns=ns(timing.sample("bfb-parse")), size_bytes=fleet.volume.size_bytes)
         self.hosts = Hosts(env, timing, fleet.hosts, join=self._join, observe=self._device, collapse=options.collapse)
         self.dms = SimDms(env, self.hosts, self.volume, self.links, timing, network=fleet.network, racks=fleet.racks,
                           credentials=self._credentials, controller_link=controller_link)
