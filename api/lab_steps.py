@@ -196,10 +196,7 @@ class Steps:
 
     def _delete(self, delete: Delete) -> None:
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": delete.propagation}
-        try:
-            self._story.kube.cluster.connection.request("DELETE", self._path(delete), body=msgspec.json.encode(body))
-        except NotFound:
-            return
+        self._story.kube.cluster.connection.request("DELETE", self._path(delete), body=msgspec.json.encode(body))
 
     def _nodes(self, cordon: Cordon) -> tuple[str, ...]:
         return fitting(cordon.node, [n.metadata.name for n in self._story.kube.list(Node)])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scenarios.base import Delete, Manifest, Patch
-from twin.backends.base import ApiError, NotFound
+from twin.backends.base import ApiError
 from twin.model.kinds import kind_of
 from twin.model.meta import Key, Object, Unstructured
 from twin.sim.kube import ApiServer, Resource
@@ -46,7 +46,7 @@ class Kubectl:
                 merge = three_way(self._applied.get(memory, {}), body)
                 server.patch_resource(resource, key, merge, USER, self._world.env.now)
         except ApiError as error:
-            raise Refused(f"{manifest.id}: {error} ({error.code} {error.reason})") from error
+            raise Refused(f"{manifest.id}: {_told(error)}") from error
         self._applied[memory] = body
 
     def patch(self, patch: Patch) -> None:
@@ -59,18 +59,16 @@ class Kubectl:
             else:
                 server.json_patch(resource, key, patch.json_patch or [], USER, self._world.env.now, status=patch.status)
         except ApiError as error:
-            raise Refused(f"{patch.kind}/{key}: {error} ({error.code} {error.reason})") from error
+            raise Refused(f"{patch.kind}/{key}: {_told(error)}") from error
 
     def delete(self, delete: Delete) -> None:
-        """Raises Refused; what is gone already is fine."""
+        """Raises Refused, also when there is no such object."""
         server, (resource, key) = self._server(delete.cluster), self._where(
             delete.apiVersion, delete.kind, delete.namespace, delete.name)
         try:
             server.delete(resource, key, USER, self._world.env.now, propagation=delete.propagation)
-        except NotFound:
-            pass
         except ApiError as error:
-            raise Refused(f"{delete.kind}/{key}: {error} ({error.code} {error.reason})") from error
+            raise Refused(f"{delete.kind}/{key}: {_told(error)}") from error
 
     def _server(self, cluster: str) -> ApiServer:
         if not cluster:
@@ -88,6 +86,11 @@ class Kubectl:
         if cls is Unstructured:
             return f"{kind}.{api_version.rpartition('/')[0]}", Key(namespace, name)
         return cls, Key((namespace or "default") if cls.NAMESPACED else "", name)
+
+
+def _told(error: ApiError) -> str:
+    """A webhook may refuse without a reason."""
+    return f"{error} ({f'{error.code} {error.reason}'.rstrip()})"
 
 
 def three_way(last: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.lab_steps import EFFECTS_HERE, Steps
+from scenarios.base import Delete, Step
+from twin.backends.base import NotFound
 from twin.model import faults as f
 from twin.model import fleet_file
 from twin.sim.troubles import Troubles
@@ -70,6 +72,16 @@ def test_jobs_fail_as_long_as_any_fault_says_so(lab: Lab) -> None:
     assert lab.story.program.failing_jobs == (("a",),)
     long()
     assert lab.story.program.failing_jobs == ()
+
+
+def test_a_deletion_of_what_is_not_there_is_refused_as_in_virtual_time(lab: Lab) -> None:
+    def request(verb: str, path: str, body: bytes) -> None:
+        raise NotFound(f"{verb} {path}: not found")
+
+    lab.story.kube = SimpleNamespace(cluster=SimpleNamespace(
+        manifest_path=lambda manifest: "path", connection=SimpleNamespace(request=request)))
+    with pytest.raises(NotFound):
+        lab.steps.do(Step(1.0, "delete", Delete(kind="DPU", name="x"), None, ""))
 
 
 def test_every_fault_has_an_effect_here_on_hardware_or_a_reason_why_not() -> None:
