@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from controllers.provisioning.dpunode import device_labels
 from controllers.provisioning.selector import matches
-from twin.model.core import Event, Node, NodeMaintenance
+from twin.actors.hosts import Machine
+from twin.actors.nfd import features
+from twin.model.core import Event, Node, NodeMaintenance, Pod, Secret
 from twin.model.meta import Key, Object, condition, condition_status, parse_time
-from twin.model.names import Label
-from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuNode, DpuSet, Phase
+from twin.model.names import Label, dms_pod, dms_secret
+from twin.model.provisioning import Bfb, Dpu, DpuCluster, DpuDevice, DpuDeviceSpec, DpuNode, DpuSet, Phase
 from twin.sim.host import BOOTING
 from twin.sim.world import World
 
@@ -17,7 +20,7 @@ SHOWN = 20
 
 def pending(world: World) -> list[str]:
     """One line per object that is not as asked, at most 20 and then a count."""
-    words = [*_bfbs(world), *_clusters(world), *_dpus(world), *_sets(world), *_hosts(world)]
+    words = [*_bfbs(world), *_clusters(world), *_dpus(world), *_sets(world), *_hosts(world), *_unregistered(world)]
     if len(words) > SHOWN:
         return [*words[:SHOWN], f"and {len(words) - SHOWN} more"]
     return words
@@ -164,3 +167,49 @@ def _hosts(world: World) -> Iterator[str]:
         node = world.host_cluster.find(Node, Key("", m.spec.node_name))
         if node is not None and node.spec.unschedulable and m.deleting:
             yield f"Node {m.spec.node_name} is still cordoned: NodeMaintenance {m.key} is still being deleted"
+
+
+def _unregistered(world: World) -> Iterator[str]:
+    """Hosts in service that never came to a DPUNode, with DPUs that a DPUSet is going to select.
+
+    Hosts outside Kubernetes are registered from the start.
+    """
+    space = world.settings.namespace
+    sets = [s for s in world.objects(DpuSet) if s.metadata.namespace == space and not s.deleting]
+    for name in world.machines.names() if sets else ():
+        machine = world.machines.machine(name)
+        if machine is None or world.host_cluster.find(DpuNode, Key(space, name)) is not None:
+            continue
+        node: Node | None = world.host_cluster.find(Node, Key("", name))
+        labels = {**machine.labels, "kubernetes.io/hostname": name, **features(machine),
+                  **(node.metadata.labels if node is not None else {})}
+        devices = [device_labels(name, DpuDeviceSpec(pci_address=c.pci_address, pf0_name=c.pf0_name,
+                                                     number_of_pfs=c.number_of_pfs)) for c in machine.cards]
+        if any(matches(s.spec.dpu_node_selector, labels) and any(_has(d, s.spec.dpu_selector) for d in devices)
+               for s in sets):
+            why = _not_registered(world, machine, node)
+            if why:
+                yield f"host {name} has no DPUNode: {why}"
+
+
+def _not_registered(world: World, machine: Machine, node: Node | None) -> str:
+    """'' when it is booting, or was registered and its DPUNode deleted later."""
+    name, space = machine.name, world.settings.namespace
+    if not machine.up:
+        return "" if world.hosts.hosts[name].state == BOOTING else "it is down"
+    if node is None:
+        return "it has no Node"
+    if Label.DPU_ENABLED not in node.metadata.labels:
+        return f"its Node has no label {Label.DPU_ENABLED}"
+    pod: Pod | None = world.host_cluster.find(Pod, Key(space, dms_pod(name)))
+    if pod is None:
+        _, error = world.errors.get(("node", str(node.key)), (0, ""))
+        return f"it has no DMS pod{f': {error}' if error else ''}"
+    if world.host_cluster.find(Secret, Key(space, dms_secret(name))) is None:
+        return f"its DMS pod waits for its certificate (Secret {dms_secret(name)})"
+    left = [c for c in pod.status.init_container_statuses if c.state.get("terminated", {}).get("exitCode") != 0]
+    if not left and pod.status.init_container_statuses:
+        return ""
+    said = [str(s["terminated"].get("message", "")) for c in left[:1] for s in (c.state, c.last_state)
+            if "terminated" in s]
+    return f"its DMS pod is {pod.status.phase}{f': {said[0]}' if said and said[0] else ''}"
