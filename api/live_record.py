@@ -49,6 +49,8 @@ class _Server:
     def __init__(self, cluster: Cluster) -> None:
         self.observers: dict[type[Object], list[Callable[[Object | None, Object | None, int], None]]] = {}
         self._cluster = cluster
+        self.writer = ""
+        """Nobody is known: a watch does not say who wrote."""
 
     def find(self, kind: type[Object], key: Key) -> Any:
         return self._cluster.cache.get(kind, key)

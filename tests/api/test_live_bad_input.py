@@ -134,7 +134,8 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_stays(disk: Path, monkeypa
 
 def test_a_folder_that_may_not_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "Not a directory" in refused(*up(tmp_path / "file" / "lab", "--no-netns"), code=2)
+    told = refused(*up(tmp_path / "file" / "lab", "--no-netns"), code=2)
+    assert told == f"--dir: must be a folder that can be written: not a directory (got {tmp_path / 'file' / 'lab'})"
 
 
 def test_a_half_dead_lab_is_named_with_the_way_out_and_down_removes_it(folder: Path) -> None:
