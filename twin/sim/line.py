@@ -180,9 +180,16 @@ class Line(WorkQueue):
         kept, self._kept = self._kept, None
         if kept is not None:
             going = {i for part in kept.parts for i in range(part.first, part.end)}
-            for i, key in enumerate(kept.keys):
-                if i not in going and self.where.get(key, _NOWHERE)[0] is kept:
-                    del self.where[key]
+            self._disband(kept, (i for i in range(len(kept.keys)) if i not in going))
+
+    def _disband(self, train: Train, polls: Iterable[int]) -> None:
+        """These keys are not in the train any more."""
+        for i in polls:
+            key = train.keys[i]
+            if self.where.get(key, _NOWHERE)[0] is train:
+                del self.where[key]
+                train.holes.append(i)
+        train.holes.sort()
 
     def mature(self, now: int) -> list[Key]:
         """Timers that have fired put their keys in line, in order of time. Returns those that came by themselves."""
@@ -503,8 +510,7 @@ class Line(WorkQueue):
         elif self._kept is None or self._kept is train:
             self._kept = train
         else:
-            for key in train.keys[first:upto]:
-                del self.where[key]
+            self._disband(train, range(first, upto))
         self._shorten(part, upto)
         return upto - first, cum[upto] - cum[first], train.keys[upto - 1]
 
