@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twin.model.meta import Key
-from twin.sim.line import Line
+from twin.sim.line import Line, Part
 
 KEYS = [Key("ns", name) for name in "abcdefgh"]
 COST = 10
@@ -14,6 +16,51 @@ def known(keys: list[Key] = KEYS) -> Line:
     line = Line(train=2)
     line.memos = dict.fromkeys(keys, (COST, None))
     return line
+
+
+def standing(line: Line) -> list[Any]:
+    """Who stands in line: keys by their name, parts of trains by the names of all."""
+    return ["".join(key.name for key in entry.train.keys[entry.first:entry.end]) if isinstance(entry, Part)
+            else entry.name for entry in line.line]
+
+
+def test_a_key_that_is_known_unchanged_again_joins_the_train_of_the_next_resync() -> None:
+    line = known()
+    line.enter_all(KEYS, 0, {})
+    line.pass_over(0, 1000)
+    line.expose(KEYS[3])
+
+    line.enter_all(KEYS, 1000, {})
+    assert standing(line) == ["abc", "d", "efgh"]
+    assert line.first_run(1000) == 1000 + 3 * COST
+
+    line.pass_over(1000, 2000)
+    line.take()
+    line.memos[KEYS[3]] = (3 * COST, None)
+    line.pass_over(1000 + 6 * COST, 2000)
+    line.enter_all(KEYS, 2000, {})
+    assert standing(line) == ["abcdefgh"]
+    passed = line.pass_over(2000, 3000)
+    assert passed is not None
+    assert passed.spent_ns == 10 * COST
+
+
+def test_a_key_that_is_worked_on_at_the_next_resync_is_told_and_not_in_line() -> None:
+    line = known()
+    line.enter_all(KEYS, 0, {})
+    line.pass_over(0, 1000)
+
+    assert line.enter_all(KEYS, 75, {KEYS[7]: 80}) == [KEYS[7]]
+    assert standing(line) == ["abcdefg"]
+
+
+def test_keys_that_are_in_line_already_do_not_enter_again() -> None:
+    line = known()
+    line.enter(KEYS[4], 0)
+    line.enter_all(dict.fromkeys(KEYS[:3]), 0, {})
+    line.enter_all(dict.fromkeys(reversed(KEYS)), 0, {})
+
+    assert standing(line) == ["e", "abc", "hgfd"]
 
 
 def test_a_train_that_another_resync_broke_up_comes_again_without_the_keys_that_left_it() -> None:

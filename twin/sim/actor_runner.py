@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection
 from functools import partial
 
 from twin.backends.base import ApiError
@@ -36,7 +36,7 @@ class ActorRunner:
 
     wake = add
 
-    def add_all(self, keys: Iterable[Key]) -> None:
+    def add_all(self, keys: Collection[Key]) -> None:
         for key in keys:
             self.add(key)
 

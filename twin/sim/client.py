@@ -6,7 +6,7 @@ own that charges that controller's meter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
@@ -27,7 +27,7 @@ class Queue(Protocol):
 
     def add(self, key: Key) -> None: ...
 
-    def add_all(self, keys: Iterable[Key]) -> None: ...
+    def add_all(self, keys: Collection[Key]) -> None: ...
 
 
 class TimedOut(Unavailable):
@@ -76,7 +76,7 @@ class Watcher(NamedTuple):
     woken: Woken | None
     """What each object maps to, of a watch without `when` that says what it maps by."""
     by: Callable[[Object], object]
-    add_all: Callable[[Iterable[Key]], None]
+    add_all: Callable[[Collection[Key]], None]
     watch: Watch
 
 
@@ -260,7 +260,7 @@ def _nothing(_: Object) -> None:
     """What a watch maps by that does not say so: not asked for."""
 
 
-def _mapped(objects: Mapping[Key, Object], watcher: Watcher) -> Iterable[Key]:
+def _mapped(objects: Mapping[Key, Object], watcher: Watcher) -> Collection[Key]:
     """The keys that these objects wake when nothing about them changed, each once."""
     to, when, reconciler = watcher.to, watcher.when, watcher.reconciler
     if when is not None and watcher.watch.unchanged is not None:
@@ -268,11 +268,11 @@ def _mapped(objects: Mapping[Key, Object], watcher: Watcher) -> Iterable[Key]:
             return ()
         when = None
     if to is None:
-        return list(objects) if when is None else [key for key, obj in objects.items() if when(obj, obj)]
+        return objects if when is None else [key for key, obj in objects.items() if when(obj, obj)]
     if watcher.woken is not None:
-        return list(watcher.woken.counts)
+        return watcher.woken.counts
     found: dict[Key, None] = {}
-    for obj in list(objects.values()):
+    for obj in objects.values():
         if when is None or when(obj, obj):
             for one in to(reconciler, obj):
                 found[one] = None

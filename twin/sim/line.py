@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
@@ -27,20 +27,24 @@ TRAIN: Final = 16
 
 
 class Train:
-    """Keys that are polled in this order with one delay. What it is made of never changes."""
+    """Keys that are polled in this order with one delay. What it is made of never changes while it has parts."""
 
-    __slots__ = ("again", "cum", "dearest", "holes", "keys", "parts")
+    __slots__ = ("again", "costs", "cum", "dearest", "holes", "keys", "parts")
 
     def __init__(self, keys: list[Key], costs: list[int], again: int | None) -> None:
         self.keys = keys
-        self.cum = [0, *accumulate(costs)]
-        """What the polls before each one cost; all of them, at the end."""
-        self.dearest = max(costs)
+        self.costs = costs
+        self.add_up()
         self.again = again
         self.parts: list[Part] = []
         """Where its keys are now. Those in no part go on by themselves, or have nothing to do."""
         self.holes: list[int] = []
         """The keys that go by themselves, in order."""
+
+    def add_up(self) -> None:
+        self.cum = [0, *accumulate(self.costs)]
+        """What the polls before each one cost; all of them, at the end."""
+        self.dearest = max(self.costs)
 
     def part_of(self, i: int) -> Part | None:
         """Where poll i is now."""
@@ -134,22 +138,25 @@ class Line(WorkQueue):
         else:
             self._fresh.append((self.tail_offset, key))
 
-    def enter_all(self, keys: list[Key], now: int, busy: Mapping[Key, int]) -> list[Key]:
+    def enter_all(self, keys: Collection[Key], now: int, busy: Mapping[Key, int]) -> list[Key]:
         """As `enter` for each but those that are being worked on; these are returned, if they are not in line.
 
-        Keys that are known unchanged and wait for nothing may form a train.
+        Keys that are known unchanged and wait for nothing may form a train, or go on with the one they were in.
         """
-        entered, where, due, memos = self.entered, self.where, self.due, self.memos
         if not keys:
             return []
         self.dissolve()
+        for key in busy:
+            if key in self.where:
+                self.lift(key)
         kept = self._kept
         if kept is not None:
-            if not busy and not kept.parts and len(kept.holes) * self._train < len(keys) and kept.keys == keys:
+            if not kept.parts and kept.keys == list(keys):
                 self._kept = None
-                self._board(kept, now)
-                return []
+                self._mend(kept, busy)
+                return self._board(kept, now, busy)
             self._release()
+        entered, where, due, memos = self.entered, self.where, self.due, self.memos
         fresh = [k for k in keys if k not in where and k not in entered]
         held = [k for k in busy if k in fresh]
         if held:
@@ -158,22 +165,48 @@ class Line(WorkQueue):
         again = next((memo[1] for memo in known if memo is not None), None)
         costs = [0 if memo is None or memo[1] != again else memo[0] for memo in known]
         if len(fresh) >= self._train and costs.count(0) * self._train < len(fresh):
-            self._board(self._made(fresh, costs, again), now)
+            self._board(self._made(fresh, costs, again), now, busy)
         else:
             for key in fresh:
                 self.append(key, now)
         return held
 
-    def _board(self, train: Train, now: int) -> None:
-        """The whole train gets in line; so do the keys that were taken out of it, each by itself in its place."""
+    def _board(self, train: Train, now: int, busy: Mapping[Key, int]) -> list[Key]:
+        """The whole train gets in line; so do the keys that were taken out of it, each by itself in its place.
+
+        Returns those that are being worked on and are not in line.
+        """
+        held: list[Key] = []
         first, cum = 0, train.cum
         for end in (*train.holes, len(train.keys)):
             if end > first:
                 self.line.append(Part(train, first, end, now, 0, in_line=True, offset=self.tail_offset - cum[first]))
                 self.tail_offset += cum[end] - cum[first]
             if end < len(train.keys):
-                self.enter(train.keys[end], now)
+                key = train.keys[end]
+                if key not in busy:
+                    self.enter(key, now)
+                elif key not in self.entered:
+                    held.append(key)
             first = end + 1
+        return held
+
+    def _mend(self, train: Train, busy: Mapping[Key, int]) -> None:
+        """Keys that were taken out of a train that stands nowhere join it again: those that are known unchanged and
+        wait for nothing."""
+        memos, entered, where, due = self.memos, self.entered, self.where, self.due
+        holes: list[int] = []
+        for i in train.holes:
+            key = train.keys[i]
+            memo = memos.get(key)
+            if (memo is None or memo[1] != train.again or not memo[0] or key in entered or key in where or key in due
+                    or key in busy):
+                holes.append(i)
+            else:
+                train.costs[i] = memo[0]
+                where[key] = (train, i)
+        train.holes = holes
+        train.add_up()
 
     def _release(self) -> None:
         """The keys of the kept train that are in no part of it are not in a train any more."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import traceback
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any
@@ -151,7 +151,7 @@ class Runner:
             elif key not in queue.memos:
                 self._wake_by(queue.first_run(soonest))
 
-    def add_all(self, keys: Iterable[Key]) -> None:
+    def add_all(self, keys: Collection[Key]) -> None:
         """As `add` for each in turn, none of them twice."""
         if self.stopped:
             return
@@ -159,7 +159,7 @@ class Runner:
         self._replay(self._before())
         queue.mature(now)
         busy = {key: end for key, end in self._busy.items() if end > now}
-        for key in queue.enter_all(list(keys), now, busy):
+        for key in queue.enter_all(keys, now, busy):
             self._redo[key] = busy[key]
         soonest = max(self._free[0], now)
         if soonest < self._quiet_until:
