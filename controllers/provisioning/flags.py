@@ -8,7 +8,7 @@ from typing import Final
 
 from twin.backends.base import KubeReader, Settings
 from twin.model.core import DpfOperatorConfig
-from twin.model.meta import Key
+from twin.model.meta import Key, new_key
 from twin.model.operator import ProvisioningController
 
 CONFIG: Final = "dpfoperatorconfig"
@@ -33,7 +33,7 @@ def client_secret(kube: KubeReader, settings: Settings) -> str:
 
 
 def _controller(kube: KubeReader, settings: Settings) -> ProvisioningController:
-    config = kube.get(DpfOperatorConfig, Key(settings.namespace, CONFIG))
+    config = kube.get(DpfOperatorConfig, new_key(Key, (settings.namespace, CONFIG)))
     return (config.spec.provisioning_controller if config is not None else None) or _DEFAULTS
 
 
