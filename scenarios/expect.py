@@ -5,8 +5,8 @@ Lists of plain records, each described by the function that makes it: `dpus`, `d
 else, by cluster), `events` (Kubernetes Events), `cards` (hardware), `phases`, `outages`, `waits`, `faults`.
 
 Values: every key of the summary that is known before expectations (`unavailable`, `reboots`, `pending`, `converged`,
-`warnings`, `virtual_s`, ...), `completion_s` (seconds per DPU), `device_changes` and `reasons` (how often),
-`known_issues`, `controllers` (passes by controller).
+`warnings`, `virtual_s`, ...), `completion_s` (seconds per DPU, `inf` for one that never got Ready), `device_changes`
+and `reasons` (how often), `known_issues`, `controllers` (passes by controller).
 
 Functions: `p50`, `p90`, `p95`, `max_of`, `min_of`, `count`; `peak(outages)`: how many DPUs are out at once at most;
 `seconds(spans)`: the sum of their lengths. `second`, `minute`, `hour` are 1, 60 and 3600.
@@ -137,7 +137,7 @@ def facts(run: Run) -> dict[str, Any]:
         "objects": {name or "host": [f"{o.KIND}/{o.metadata.name}" for o in objects]
                     for name, objects in run.objects.items()},
         "cards": [dict(c) for c in run.cards],
-        "completion_s": [s for s in completions.values() if math.isfinite(s)],
+        "completion_s": list(completions.values()),
         "unavailable": {"max": unavailable.max, "max_per_rack": unavailable.max_per_rack, "dpu_s": unavailable.dpu_s},
         "reboots": {"host": _changes(run, ("host-reboot", "host-power-cycle")), "dpu": _changes(run, ("dpu-reboot",))},
         "device_changes": dict(run.trace.device_changes), "reasons": dict(run.reasons),
@@ -174,7 +174,7 @@ def _conditions(conditions: Conditions) -> dict[str, Any]:
 
 
 def _dpu(dpu: Dpu) -> dict[str, Any]:
-    """`completion_s` is -1 for a DPU that nobody asked for."""
+    """`completion_s` is -1 for a DPU that nobody asked for, `inf` for one that never got Ready."""
     status = dpu.status
     conditions = status.conditions if status else ()
     return {

@@ -7,8 +7,9 @@ import logging
 import pytest
 
 from scenarios.expect import FUNCTIONS, RECORDS, VALUES, facts, judge, unknown
-from scenarios.result import Expectation
+from scenarios.result import Expectation, Run
 from tests.scenarios.library_runs import NAMES, run, scenario
+from twin.sim.trace import NS, Trace
 
 
 def test_every_value_that_a_run_gives_may_be_named_and_no_other() -> None:
@@ -75,6 +76,25 @@ def test_an_expression_that_fails_is_told_in_its_value_only(
     assert "\n" in of_regex.value
     assert "\n" not in of_regex.row[1]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_dpu_that_never_got_ready_is_in_every_quantile_of_completion() -> None:
+    expressions = ["count(completion_s)", "p50(completion_s)", "p95(completion_s)", "max_of(completion_s)",
+                   "p95(completion_s) < 30.0 * minute", "completion_s"]
+    judged = judge(expressions, stuck())
+
+    assert [e.value for e in judged] == [2, 10.0, "inf", "inf", False, '[10.0, "inf"]']
+    assert "Infinity" not in "".join(e.model_dump_json() for e in judged)
+
+
+def stuck() -> Run:
+    """Two DPUs asked at 0 s: one Ready after 10 s, one in Error for good."""
+    trace = Trace()
+    trace.asked(0, "install")
+    for dpu, phase in (("d1", "Ready"), ("d2", "Error")):
+        trace.phase(0, dpu, "Initializing")
+        trace.phase(10 * NS, dpu, phase)
+    return Run(scenario="s", seed=1, trace=trace, virtual_s=1000.0)
 
 
 @pytest.mark.parametrize(("expr", "value", "row"), [
