@@ -14,7 +14,7 @@ CAPTIONS: Final = {
     "completion": "How many DPUs are Ready, over time. Dotted lines: something was asked. Grey bands: faults.",
     "phases-by-rack": "Each row is a DPU, each colour a phase. Racks are kept together.",
     "unavailable": "How many DPUs are out of service at once, against what the DPUSets allow.",
-    "waits": "What each DPU waited for between being asked and Ready. Grey is work.",
+    "waits": "What each DPU waited for between being asked and Ready, Error left out. Grey is work.",
     "phase-durations": "How long each phase took. The time axis is logarithmic.",
 }
 _QUANTILES: Final = {"p50": "half of the DPUs", "p90": "9 of 10 DPUs", "p95": "19 of 20 DPUs", "last": "all DPUs",
@@ -115,6 +115,7 @@ def _binding(summary: Summary) -> str:
     rest = len(summary.binding) - 12
     work = 1 - sum(b.share for b in summary.binding)
     text = ("## What binds\n\nShare of all DPU-time between being asked and Ready that went into waiting.\n"
+            "Time in Error is left out.\n"
             f"The rest, {max(work, 0.0):.1%}, is work.\n\n"
             + _table(["constraint", "share", "DPU-time"], rows, right=(1, 2)))
     return text + (f"\n\n{rest} smaller ones are in `summary.json`." if rest > 0 else "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from reports import palette
 from reports.axes import EACH_DPU, WIDTH_IN, canvas, natural, time_ticks
-from scenarios.measure import provisionings, waiting
+from scenarios.measure import provisioning_windows, provisionings, waiting
 from scenarios.result import Run
 from twin.model.provisioning import Phase
 
@@ -32,19 +32,15 @@ def waits(run: Run) -> Figure:
 
 OTHER: Final = "other constraints"
 WORK: Final = "work"
-MEASURE: Final = "time from asked to Ready", "all provisionings of the DPU"
+MEASURE: Final = "time from asked to Ready without Error", "all provisionings of the DPU"
 Layers = dict[str, dict[str, float]]
 
 
 def _totals(run: Run) -> tuple[dict[str, float], set[str]]:
-    """Seconds from asked to Ready (or the end) over all provisionings of each DPU, and the DPUs that are not Ready."""
-    total: dict[str, float] = {}
-    never = set()
-    for p in provisionings(run.trace, run.virtual_s):
-        total[p.dpu] = total.get(p.dpu, 0.0) + (run.virtual_s if p.ready_s is None else p.ready_s) - p.asked_s
-        if p.ready_s is None:
-            never.add(p.dpu)
-    return total, never
+    """Seconds from asked to Ready (or the end) without Error over all provisionings of each DPU; the DPUs not Ready."""
+    windows = provisioning_windows(run.trace, run.virtual_s)
+    never = {p.dpu for p in provisionings(run.trace, run.virtual_s) if p.ready_s is None}
+    return {dpu: sum(end - start for start, end in of) for dpu, of in windows.items()}, never
 
 
 def _layers(of_dpus: Layers, total: dict[str, float]) -> Layers:

@@ -161,17 +161,35 @@ def waiting(trace: Trace, end_s: float) -> tuple[dict[str, dict[str, float]], fl
     DPU waits for several constraints are shared equally among them, so the shares of all constraints and of work add
     up to one.
     """
-    windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    failed_s = {r.dpu: r.start_s for r in trace.phases(end_s) if r.phase == Phase.ERROR and r.outcome == "open"}
-    for p in provisionings(trace, end_s):
-        until = failed_s.get(p.dpu, end_s) if p.ready_s is None else p.ready_s
-        if until > p.asked_s:
-            windows[p.dpu].append((p.asked_s, until))
+    windows = provisioning_windows(trace, end_s)
     spans: dict[str, list[SpanRow]] = defaultdict(list)
     for wait in trace.waits(end_s):
         spans[wait.dpu].append(wait)
     out = {dpu: shared(spans.get(dpu, []), of) for dpu, of in windows.items()}
     return out, math.fsum(end - start for of in windows.values() for start, end in of)
+
+
+def provisioning_windows(trace: Trace, end_s: float) -> dict[str, list[tuple[float, float]]]:
+    """When each DPU was on its way from asked to Ready (or to the end), without its stays in Error.
+
+    Every DPU with a provisioning is there, also one without any such time.
+    """
+    failed: dict[str, list[PhaseRow]] = defaultdict(list)
+    for row in sorted(trace.phases(end_s), key=lambda r: r.start_s):
+        if row.phase == Phase.ERROR:
+            failed[row.dpu].append(row)
+    out: dict[str, list[tuple[float, float]]] = {}
+    for p in provisionings(trace, end_s):
+        of = out.setdefault(p.dpu, [])
+        start_s, until_s = p.asked_s, end_s if p.ready_s is None else p.ready_s
+        for stay in failed.get(p.dpu, ()):
+            if stay.end_s > start_s and stay.start_s < until_s:
+                if stay.start_s > start_s:
+                    of.append((start_s, stay.start_s))
+                start_s = stay.end_s
+        if until_s > start_s:
+            of.append((start_s, until_s))
+    return out
 
 
 def shared(spans: Sequence[SpanRow], windows: Sequence[tuple[float, float]]) -> dict[str, float]:

@@ -246,9 +246,9 @@ class Summary(_Part):
 
     `dpus` are those of the replication that ends with the fewest Ready, `unavailable.max` and `max_per_rack` the
     largest of all replications, `unavailable.dpu_s` and `reboots` medians. `phase_s` and `binding` pool all
-    replications. `binding[].share` is the part of all DPU-time between asked and Ready that was spent waiting for that
-    constraint; time that waits for several is shared equally, the rest is work. `digest` with several replications is
-    the SHA-256 of their digests, one a line.
+    replications. `binding[].share` is the part of all DPU-time between asked and Ready, without stays in Error, that
+    was spent waiting for that constraint; time that waits for several is shared equally, the rest is work. `digest`
+    with several replications is the SHA-256 of their digests, one a line.
     """
 
     scenario: str

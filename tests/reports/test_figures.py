@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import pytest
+from matplotlib.patches import Rectangle
 
 from reports import palette
 from reports.axes import clock, natural, thin, time_ticks
@@ -127,7 +128,18 @@ def test_what_has_no_room_above_a_plot_is_counted(four: Run) -> None:
 def test_waits_say_what_they_measure_in_the_same_words_as_bars_and_ranked(four: Run, many: Run) -> None:
     bars, ranked = waits(four).axes[0].get_xlabel(), waits(many).axes[0].get_ylabel()
 
-    assert bars == ranked.replace("\n", " ") == "time from asked to Ready, all provisionings of the DPU"
+    assert bars == ranked.replace("\n", " ") == "time from asked to Ready without Error, all provisionings of the DPU"
+
+
+def test_waits_leave_out_every_stay_in_error() -> None:
+    trace = Trace()
+    trace.asked(0, "install")
+    for t_s, phase in ((0, "Initializing"), (20, "Error"), (500, "Deleting"), (510, ""), (510, "Initializing"),
+                       (540, "Ready")):
+        trace.phase(t_s * NS, "d1", phase)
+    bars = waits(Run(scenario="s", seed=1, trace=trace, virtual_s=1000.0)).axes[0].patches
+
+    assert [p.get_width() for p in bars if isinstance(p, Rectangle)] == [60.0]
 
 
 def test_each_dpu_of_a_small_fleet_is_named_in_the_strip(four: Run) -> None:

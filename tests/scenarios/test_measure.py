@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scenarios.measure import Provisioning, completions, provisionings, shared, unavailability, waiting
+from scenarios.measure import (
+    Provisioning,
+    completions,
+    provisioning_windows,
+    provisionings,
+    shared,
+    unavailability,
+    waiting,
+)
 from twin.sim.trace import NS, Place, SpanRow, Trace
 
 INSTALL = ("Initializing", "Pending", "OS Installing", "Ready")
@@ -157,6 +165,19 @@ def test_time_in_error_is_neither_wait_nor_work() -> None:
     walk(trace, "d1", 0, "Initializing", "Pending", "Error")
 
     assert waiting(trace, 1000.0)[1] == 20.0
+
+
+def test_time_in_an_error_that_is_over_is_neither_wait_nor_work() -> None:
+    trace = Trace()
+    trace.asked(0, "install")
+    for t_s, phase in ((0, "Initializing"), (20, "Error"), (500, "Deleting"), (510, ""), (510, "Initializing"),
+                       (530, "Error"), (600, "Deleting"), (600, ""), (605, "Initializing"), (640, "Ready")):
+        trace.phase(t_s * NS, "d1", phase)
+    trace.wait_begin(10 * NS, "d1", "operator")
+    trace.wait_end(505 * NS, "d1", "operator")
+
+    assert provisioning_windows(trace, 1000.0) == {"d1": [(0.0, 20.0), (500.0, 530.0), (600.0, 640.0)]}
+    assert waiting(trace, 1000.0) == ({"d1": {"operator": 15.0}}, 90.0)
 
 
 def test_a_request_at_the_moment_an_attempt_begins_is_the_one_it_answers() -> None:
