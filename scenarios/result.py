@@ -392,17 +392,22 @@ def _worst(runs: Sequence[Run], done: Sequence[dict[str, Provisioning]]) -> list
 
 def _words(run: Run, p: Provisioning) -> str:
     until_s = run.virtual_s if p.ready_s is None else p.ready_s
-    stays = [r for r in run.phases() if r.dpu == p.dpu and r.phase != Phase.READY
-             and r.end_s > p.asked_s and r.start_s < until_s]
+    stays = [r for r in run.phases() if r.dpu == p.dpu]
     if p.ready_s is None:
-        text = f"not Ready {duration(run.virtual_s - p.asked_s)} after it was asked"
-        last = stays[-1] if stays else None
-        text += f": {last.phase} for {duration(last.end_s - last.start_s)}" if last else ": no DPU object"
+        asked = duration(run.virtual_s - p.asked_s)
+        now = stays[-1] if stays and stays[-1].outcome == "open" else None
+        if now is None:
+            text = f"not Ready {asked} after it was asked: no DPU object"
+        elif now.phase == Phase.READY:
+            text = f"asked {asked} before the end, still Ready with what it had"
+        else:
+            text = f"not Ready {asked} after it was asked: {now.phase} for {duration(now.end_s - now.start_s)}"
     else:
         text = f"Ready after {duration(p.completion_s)}"
-        if stays:
-            longest = max(stays, key=lambda r: r.end_s - r.start_s)
-            text += f"; longest phase {longest.phase}, {duration(longest.end_s - longest.start_s)}"
+        within = [(min(r.end_s, until_s) - max(r.start_s, p.asked_s), r.phase) for r in stays if r.phase != Phase.READY]
+        longest_s, phase = max(within, key=lambda stay: stay[0], default=(0.0, ""))
+        if longest_s > 0:
+            text += f"; longest phase {phase}, {duration(longest_s)}"
     waits = shared([w for w in run.waits() if w.dpu == p.dpu], [(p.asked_s, until_s)])
     if waits:
         constraint, s = max(waits.items(), key=lambda item: item[1])

@@ -118,6 +118,34 @@ def test_the_worst_three_are_distinct_and_those_not_ready_come_first() -> None:
     assert worst[0].s is None
 
 
+def test_the_longest_phase_of_the_slowest_is_told_without_the_time_before_it_was_asked() -> None:
+    trace = Trace()
+    for t_s, phase in ((0, "Initializing"), (10, "Ready"), (20, "Deleting")):
+        trace.phase(t_s * NS, "d1", phase)
+    trace.asked(7000 * NS, "2 hosts in service", ["d1"])
+    for t_s, phase in ((7010, ""), (7010, "Initializing"), (7020, "OS Installing"), (7100, "Ready")):
+        trace.phase(t_s * NS, "d1", phase)
+    told = summarise([Run(scenario="s", seed=1, trace=trace, virtual_s=8000.0)]).worst[0].words
+
+    assert told == "Ready after 1m 40s; longest phase OS Installing, 1m 20s; provisioning number 2"
+
+
+def test_a_dpu_whose_turn_has_not_come_is_told_from_one_without_an_object() -> None:
+    trace = Trace()
+    for dpu in ("d1", "d2"):
+        trace.phase(0, dpu, "Initializing")
+        trace.phase(10 * NS, dpu, "Ready")
+    trace.phase(20 * NS, "d2", "Deleting")
+    trace.phase(30 * NS, "d2", "")
+    trace.asked(40 * NS, "update", ["d1", "d2", "d3"])
+    worst = summarise([Run(scenario="s", seed=1, trace=trace, virtual_s=100.0)]).worst
+    told = {w.object: w.words.partition(";")[0] for w in worst}
+
+    assert told == {"DPU d1": "asked 1m before the end, still Ready with what it had",
+                    "DPU d2": "not Ready 1m after it was asked: no DPU object",
+                    "DPU d3": "not Ready 1m after it was asked: no DPU object"}
+
+
 def test_an_expectation_holds_only_when_it_holds_in_every_replication() -> None:
     summary = summarise([made({"d1": 9}), made({"d1": 9}, replication=1, holds=False)])
 
