@@ -22,12 +22,13 @@ def text(summary: Summary, *, wide: bool = False) -> str:
 
 
 def _head(s: Summary) -> str:
-    state = "converged" if s.converged else "DID NOT CONVERGE"
+    state = f"converged after {duration(s.settled_s)}" if s.converged else \
+        f"DID NOT CONVERGE after {duration(s.virtual_s)}"
     errors = f", {s.dpus.error} in Error" if s.dpus.error else ""
     seeds = f"{s.replications} replications from seed {s.seed}" if s.replications > 1 else f"seed {s.seed}"
     policies = f", policies {', '.join(s.policies)}" if s.policies else ""
     ready = f"{s.dpus.ready} of {s.dpus.total} DPUs Ready{errors}"
-    return (f"{s.scenario}: {state} after {duration(s.virtual_s)}; {ready}\n"
+    return (f"{s.scenario}: {state}; {ready}\n"
             f"dpf-twin {s.version}, DPF {DPF_RELEASE}, {seeds}{policies}; {s.reconciles:,} reconciles in "
             f"{duration(s.wall_s)}\n")
 

@@ -41,8 +41,9 @@ def _head(run: Run, summary: Summary) -> str:
         "No policies: upstream's behaviour as it is."
     runs = f"{summary.replications} replications, seeds {summary.seed} and on" if summary.replications > 1 \
         else f"seed {summary.seed}"
+    after_s = summary.settled_s if summary.converged else summary.virtual_s
     lines = [f"# {summary.scenario}", "",
-             f"{dpus.ready} of {dpus.total} DPUs are Ready after {duration(summary.virtual_s)} of virtual time"
+             f"{dpus.ready} of {dpus.total} DPUs are Ready after {duration(after_s)} of virtual time"
              + (f", {dpus.error} in Error" if dpus.error else "") + ".", verdict, policies, "",
              f"dpf-twin {summary.version}, DPF {DPF_RELEASE}, {runs}."]
     if run.command:

@@ -95,6 +95,11 @@ class Run:
     figures: Mapping[str, float] = field(default_factory=dict)
     """What the run cost: reconciles_run, reconciles_skipped, writes, deliveries."""
 
+    @property
+    def settled_s(self) -> float:
+        """When the last thing happened: from here to `virtual_s` all was quiet."""
+        return min(self.trace.last_s, self.virtual_s)
+
     def phases(self) -> list[PhaseRow]:
         """Every stay in a phase. A run is finished, so what is asked of its trace is worked out once."""
         return self._phases
@@ -244,6 +249,9 @@ class Summary(_Part):
     order-statistic interval, `min`/`max` the range; `last_p90` and `last_p95` are then quantiles of the run's
     completion over replications. `n` is the number of DPUs with one replication, else of replications.
 
+    `virtual_s` is the end of observation, `settled_s` the time of the last record of the trace: a run is over when
+    nothing has happened for a while. Both are the latest of all replications.
+
     `dpus` are those of the replication that ends with the fewest Ready, `unavailable.max` and `max_per_rack` the
     largest of all replications, `unavailable.dpu_s` and `reboots` medians. `phase_s` and `binding` pool all
     replications. `binding[].share` is the part of all DPU-time between asked and Ready, without stays in Error, that
@@ -258,6 +266,7 @@ class Summary(_Part):
     policies: list[str]
     digest: str
     virtual_s: float
+    settled_s: float
     wall_s: float
     events: int
     converged: bool
@@ -285,8 +294,9 @@ def summarise(runs: Sequence[Run]) -> Summary:
     return Summary(
         scenario=first.scenario, version=first.version, seed=first.seed, replications=len(runs),
         policies=list(first.policies), digest=_digest(runs), virtual_s=max(r.virtual_s for r in runs),
-        wall_s=math.fsum(r.wall_s for r in runs), events=sum(r.events for r in runs),
-        converged=all(r.converged for r in runs), pending=_distinct(r.pending for r in runs),
+        settled_s=max(r.settled_s for r in runs), wall_s=math.fsum(r.wall_s for r in runs),
+        events=sum(r.events for r in runs), converged=all(r.converged for r in runs),
+        pending=_distinct(r.pending for r in runs),
         completion_s=_completion([sorted(p.completion_s for p in of.values()) for of in done]),
         dpus=min((_counts(r) for r in runs), key=lambda c: c.ready), phase_s=_phase_s(runs),
         unavailable=UnavailableSummary(

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from api.summary import text as summary_text
 from reports.rollout import CAPTIONS, report
 from scenarios.result import Run, summarise
-from twin.sim.trace import Trace
+from twin.sim.trace import NS, Trace
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,23 @@ def test_the_report_opens_with_the_answer_and_how_to_reproduce_it(text: str) -> 
                            "It did not converge.\n")
     assert "dpf-twin 0.1.0, DPF v25.4, seed 1." in head
     assert "```\ndpf-twin rehearse scenarios/library/rolling-bfb-update.yaml --seed 1\n```" in head
+
+
+def test_a_run_that_converged_is_told_by_its_last_change_not_by_the_end_of_observation() -> None:
+    run = _run_ready_at_1542_s()
+
+    assert "1 of 1 DPUs are Ready after 25m 42s of virtual time." in report([run], summarise([run]), [])
+    assert summary_text(summarise([run])).startswith("s: converged after 25m 42s; 1 of 1 DPUs Ready\n")
+    run.converged = False
+    assert "1 of 1 DPUs are Ready after 37m of virtual time." in report([run], summarise([run]), [])
+    assert summary_text(summarise([run])).startswith("s: DID NOT CONVERGE after 37m; 1 of 1 DPUs Ready\n")
+
+
+def _run_ready_at_1542_s() -> Run:
+    trace = Trace()
+    trace.phase(0, "d1", "Initializing")
+    trace.phase(1542 * NS, "d1", "Ready")
+    return Run(scenario="s", seed=1, trace=trace, virtual_s=2220.0)
 
 
 def test_sections_stand_in_the_order_of_an_operators_questions(text: str) -> None:

@@ -10,9 +10,9 @@ import pytest
 from scenarios.result import TABLES, Expectation, ReconcileRow, Run, Summary, summarise
 from twin.sim.trace import NS, Trace
 
-KEYS = ["scenario", "version", "seed", "replications", "policies", "digest", "virtual_s", "wall_s", "events",
-        "converged", "pending", "completion_s", "dpus", "phase_s", "unavailable", "reboots", "binding", "worst",
-        "reconciles", "expectations", "warnings"]
+KEYS = ["scenario", "version", "seed", "replications", "policies", "digest", "virtual_s", "settled_s", "wall_s",
+        "events", "converged", "pending", "completion_s", "dpus", "phase_s", "unavailable", "reboots", "binding",
+        "worst", "reconciles", "expectations", "warnings"]
 COLUMNS = {
     "phases": "replication, rack, host, dpu, cluster, phase, start_s, end_s, outcome, attempt",
     "outages": "replication, rack, host, dpu, start_s, end_s, cause",
@@ -144,6 +144,15 @@ def test_a_dpu_whose_turn_has_not_come_is_told_from_one_without_an_object() -> N
     assert told == {"DPU d1": "asked 1m before the end, still Ready with what it had",
                     "DPU d2": "not Ready 1m after it was asked: no DPU object",
                     "DPU d3": "not Ready 1m after it was asked: no DPU object"}
+
+
+def test_the_quiet_at_the_end_of_observation_is_not_part_of_settling() -> None:
+    both = summarise([made({"d1": 10.0, "d2": 30.0}), made({"d1": 20.0}, replication=1)])
+    cut = made({"d1": 2000.0})
+
+    assert (both.settled_s, both.virtual_s) == (30.0, 1000.0)
+    assert cut.settled_s == cut.virtual_s  # a write may be recorded ahead of its time
+    assert summarise([made({})]).settled_s == 0.0
 
 
 def test_an_expectation_holds_only_when_it_holds_in_every_replication() -> None:

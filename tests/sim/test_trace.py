@@ -227,6 +227,17 @@ def test_records_carry_seconds_exactly_to_the_nanosecond() -> None:
     assert round(next(trace.kept()).t_s * NS) == ns
 
 
+def test_the_last_record_is_the_latest_not_the_last_written() -> None:
+    trace = Trace()
+    assert trace.last_s == 0.0
+
+    trace.counter(9 * S, "n", 1)
+    trace.counter(4 * S, "n", 2)
+    assert trace.last_s == 9.0
+    trace.counter(12 * S, "n", 3)
+    assert pickle.loads(pickle.dumps(trace)).last_s == trace.last_s == 12.0
+
+
 @given(st.lists(st.tuples(st.sampled_from(["d1", "d2"]), st.sampled_from(["a", "b"]), st.booleans()), max_size=30))
 def test_outages_of_one_dpu_and_cause_never_overlap(turns: list[tuple[str, str, bool]]) -> None:
     trace = Trace()

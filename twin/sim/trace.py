@@ -175,6 +175,7 @@ class Trace:
         self.asks: list[Asked] = []
         self.versions: list[Version] = []
         self._flushed = 0
+        self._last_s = 0.0
         self.device_changes: dict[str, int] = {}
         self.marks: dict[tuple[str, str], float] = {}
         self._phases: list[PhaseRow] = []
@@ -297,6 +298,7 @@ class Trace:
             lines = _encoder.encode_lines(self._buffer)
             self._hash.update(lines)
             self._flushed += len(self._buffer)
+            self._last_s = max(self._last_s, max(record.t_s for record in self._buffer))
             self._buffer.clear()
             if self.keep:
                 self._chunks.append(lines)
@@ -305,6 +307,11 @@ class Trace:
     def records(self) -> int:
         """How many records there are so far."""
         return self._flushed + len(self._buffer)
+
+    @property
+    def last_s(self) -> float:
+        """When the last thing happened, in seconds: the latest time of any record, 0 without one."""
+        return max(self._last_s, max((record.t_s for record in self._buffer), default=0.0))
 
     @property
     def digest(self) -> str:
