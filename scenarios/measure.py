@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from twin.model.provisioning import Phase
-from twin.sim.trace import PhaseRow, Place, SpanRow, Trace
+from twin.sim.trace import PhaseRow, Place, SpanRow, Trace, Wish
 
 
 class Provisioning(NamedTuple):
@@ -48,62 +48,72 @@ def by_dpu(rows: Iterable[PhaseRow]) -> dict[str, list[PhaseRow]]:
 def provisionings(trace: Trace, end_s: float) -> list[Provisioning]:
     """Every provisioning of every DPU, in order of time for each DPU.
 
-    Asked means: the latest `asked` record that names the DPU (or names none, and so all), at or before the attempt
-    began and after the DPU was last Ready. Without one it is the moment the DPU last left Ready, or, the first time,
-    the moment its object became Initializing. Ready is the first time `status.phase` is Ready in that attempt.
-    An attempt that dies (Error, deletion) before Ready is part of the provisioning that follows it.
+    Asked means: the latest ask for the DPU by name, or by the creation of the DPUSet that made it, at or before the
+    attempt began, after the DPU was last Ready, and not withdrawn. A record that names no DPU asks only for the first
+    attempt of one of which nothing else was known by then. Without an ask it is the moment the DPU last left Ready,
+    or, the first time and after it had gone for good, the moment its object became Initializing. Ready is the first
+    time `status.phase` is Ready in that attempt. An attempt that dies (Error, deletion) before Ready is part of the
+    provisioning that follows it.
     """
-    named: dict[str, list[float]] = defaultdict(list)
-    for ask in trace.asks:
-        for dpu in ask.dpus:
-            named[dpu].append(ask.t_s)
-    everyone = [a.t_s for a in trace.asks if not a.dpus]
+    everyone = [Wish(a.t_s, wanted=True) for a in trace.asks if not a.dpus]
     rows = by_dpu(trace.phases(end_s))
     out: list[Provisioning] = []
     for dpu, stays in rows.items():
-        out += _of_dpu(dpu, stays, named.get(dpu, []), everyone)
-    out += [Provisioning(dpu, 1, asked[-1], None) for dpu, asked in named.items() if dpu not in rows]
+        wishes = trace.wishes.get(dpu)
+        out += _of_dpu(dpu, stays, sorted(wishes, key=_when) if wishes else (), everyone)
+    for dpu, wishes in trace.wishes.items():
+        if dpu not in rows and (asked_s := _asked(sorted(wishes, key=_when))) is not None:
+            out.append(Provisioning(dpu, 1, asked_s, None))
     return out
 
 
-def _of_dpu(dpu: str, stays: Sequence[PhaseRow], named: Sequence[float],
-            everyone: Sequence[float]) -> list[Provisioning]:
+def _when(wish: Wish) -> float:
+    return wish.t_s
+
+
+def _of_dpu(dpu: str, stays: Sequence[PhaseRow], wishes: Sequence[Wish],
+            everyone: Sequence[Wish]) -> list[Provisioning]:
     out: list[Provisioning] = []
-    asks = sorted((*named, *everyone))
     free_s = -math.inf  # since when a new ask counts: the DPU's last Ready
     left_s: float | None = None  # when it last left Ready
     asked_s: float | None = None
+    gone_s = math.inf
     attempt = 0
     for stay in stays:
         if stay.attempt != attempt:
-            attempt = stay.attempt
+            attempt, began_s = stay.attempt, stay.start_s
+            if any(not w.wanted and gone_s <= w.t_s <= began_s for w in wishes):
+                asked_s = left_s = None  # it had gone for good
             if asked_s is None:
-                asked_s = _asked(asks, free_s, stay.start_s, left_s)
+                unknown = attempt == 1 and not (wishes and wishes[0].t_s <= began_s)
+                asked_s = _asked(everyone if unknown else wishes, free_s, began_s)
+                if asked_s is None:
+                    asked_s = began_s if left_s is None else left_s
         if stay.phase == Phase.READY:
             if asked_s is not None:
                 out.append(Provisioning(dpu, attempt, asked_s, stay.start_s))
             asked_s, free_s, left_s = None, stay.start_s, stay.end_s
-    last = stays[-1]
-    if asked_s is not None and last.outcome != "gone":
+        gone_s = stay.end_s if stay.outcome == "gone" else math.inf
+    if asked_s is None:
+        again = _asked(wishes, free_s)
+        if again is not None:  # the end of the run cut it off
+            out.append(Provisioning(dpu, attempt + 1, again, None))
+    elif stays[-1].outcome != "gone":
         out.append(Provisioning(dpu, attempt, asked_s, None))
-    elif asked_s is None and (again := _unanswered(last, named, asks, free_s)) is not None:
-        out.append(Provisioning(dpu, attempt + 1, again, None))
     return out
 
 
-def _asked(asks: Sequence[float], free_s: float, began_s: float, left_s: float | None) -> float:
-    """The latest ask in (free_s, began_s]."""
-    fitting = [t for t in asks if free_s < t <= began_s]
-    if fitting:
-        return fitting[-1]
-    return began_s if left_s is None else left_s
-
-
-def _unanswered(last: PhaseRow, named: Sequence[float], asks: Sequence[float], free_s: float) -> float | None:
-    """An ask after the last Ready that the end of the run cut off: by name, or the DPU is being deleted for it."""
-    fitting = asks if last.phase == Phase.DELETING and last.outcome == "open" else named
-    later = [t for t in fitting if t > free_s]
-    return later[-1] if later else None
+def _asked(wishes: Sequence[Wish], free_s: float = -math.inf, until_s: float = math.inf) -> float | None:
+    """The latest ask in (free_s, until_s] that was not withdrawn by then. The wishes are in order of time."""
+    found: float | None = None
+    for wish in wishes:
+        if wish.t_s > until_s:
+            break
+        if not wish.wanted:
+            found = None
+        elif wish.t_s > free_s:
+            found = wish.t_s
+    return found
 
 
 def completions(trace: Trace, end_s: float) -> dict[str, Provisioning]:

@@ -47,7 +47,7 @@ def test_an_update_is_a_provisioning_of_its_own_and_counts_its_wait_for_a_turn()
     trace = Trace()
     trace.asked(0, "install")
     walk(trace, "d1", 10, *INSTALL)
-    trace.asked(500 * NS, "update")
+    trace.asked(500 * NS, "update", ["d1"])
     walk(trace, "d1", 700, "Deleting", "", *INSTALL)
 
     assert provisionings(trace, 1000.0) == [Provisioning("d1", 1, 0.0, 40.0), Provisioning("d1", 2, 500.0, 750.0)]
@@ -93,7 +93,7 @@ def test_a_request_by_name_that_nothing_answered_is_not_complete() -> None:
 def test_a_dpu_whose_update_had_only_begun_is_not_complete() -> None:
     trace = Trace()
     walk(trace, "d1", 0, *INSTALL)
-    trace.asked(500 * NS, "update")
+    trace.asked(500 * NS, "update", ["d1"])
     walk(trace, "d1", 600, "Deleting")
 
     assert completions(trace, 601.0)["d1"].ready_s is None
@@ -104,6 +104,55 @@ def test_a_removed_dpu_has_no_completion() -> None:
     walk(trace, "d1", 0, *INSTALL, "Deleting", "")
 
     assert completions(trace, 1000.0) == {}
+
+
+def test_an_ask_that_was_withdrawn_is_not_one_that_nothing_answered() -> None:
+    trace = Trace()
+    trace.asked(0, "install", ["d1", "ghost"])
+    walk(trace, "d1", 10, *INSTALL)
+    trace.asked(500 * NS, "update", ["d1"])
+    for dpu in ("d1", "ghost"):
+        trace.wish(600 * NS, dpu, wanted=False)
+
+    assert completions(trace, 1000.0) == {"d1": Provisioning("d1", 1, 0.0, 40.0)}
+
+    trace.asked(700 * NS, "update", ["d1"])
+
+    assert completions(trace, 1000.0) == {"d1": Provisioning("d1", 2, 700.0, None)}
+
+
+def test_a_dpu_that_went_for_good_after_an_update_began_has_no_completion() -> None:
+    trace = Trace()
+    trace.asked(0, "install", ["d1"])
+    walk(trace, "d1", 10, *INSTALL)
+    trace.asked(500 * NS, "update", ["d1"])
+    walk(trace, "d1", 600, "Deleting", "")
+
+    assert completions(trace, 1000.0) == {"d1": Provisioning("d1", 2, 500.0, None)}
+
+    trace.wish(610 * NS, "d1", wanted=False)
+
+    assert completions(trace, 1000.0) == {}
+
+
+def test_a_dpu_that_had_gone_for_good_comes_again_without_the_idle_time() -> None:
+    trace = Trace()
+    walk(trace, "d1", 10, *INSTALL, "Deleting", "")
+    trace.wish(60 * NS, "d1", wanted=False)
+    walk(trace, "d1", 500, *INSTALL)
+
+    assert completions(trace, 1000.0) == {"d1": Provisioning("d1", 2, 500.0, 530.0)}
+
+
+def test_a_request_that_names_no_dpu_starts_no_clock_anew() -> None:
+    trace = Trace()
+    trace.asked(0, "one DPUSet created", ["d1"])
+    walk(trace, "d1", 10, *INSTALL)
+    trace.asked(500 * NS, "update", ["d1"])
+    trace.asked(600 * NS, "another DPUSet created")
+    walk(trace, "d1", 700, "Deleting", "", *INSTALL)
+
+    assert completions(trace, 1000.0) == {"d1": Provisioning("d1", 2, 500.0, 750.0)}
 
 
 def test_ready_again_after_a_label_drift_is_no_new_provisioning() -> None:

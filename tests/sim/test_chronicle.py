@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from twin.model.core import Node
 from twin.model.meta import ObjectMeta, replace
 from twin.model.names import Label
 from twin.model.provisioning import (
+    BfbRef,
     Dpu,
     DpuDevice,
     DpuDeviceSpec,
@@ -20,12 +22,15 @@ from twin.model.provisioning import (
     DpuRef,
     DpuSet,
     DpuSetSpec,
+    DpuSetStrategy,
     DpuSpec,
+    DpuTemplate,
+    DpuTemplateSpec,
     LabelSelector,
     Taint,
 )
 from twin.sim.chronicle import Chronicle
-from twin.sim.trace import FOREIGN_TAINT, WANTED
+from twin.sim.trace import FOREIGN_TAINT, WANTED, SpanRow, Wish
 
 OURS = Taint(key="dpu", value="provisioning", effect="NoSchedule")
 THEIRS = Taint(key="dpu", value="mine", effect="NoSchedule")
@@ -37,6 +42,23 @@ def api() -> Api:
     made = Api()
     Chronicle(Rig().fleet, made.server, made.server.trace)
     return made
+
+
+def a_set(bfb: str = "old", **selectors: Any) -> DpuSetSpec:
+    return DpuSetSpec(strategy=DpuSetStrategy(type="RollingUpdate"), **selectors,
+                      dpu_template=DpuTemplate(spec=DpuTemplateSpec(bfb=BfbRef(name=bfb))))
+
+
+def with_device(api: Api, name: str = "d1", node: str = "n1", labels: Mapping[str, str] | None = None) -> DpuNode:
+    api.create(DpuDevice(metadata=meta(name, {Label.DPUNODE_NAME: node}), spec=DpuDeviceSpec(pci_address="0000-2b-00")))
+    made: DpuNode = api.create(DpuNode(metadata=meta(node, labels), spec=DpuNodeSpec(dpus=(DpuRef(name=name),))))
+    return made
+
+
+def dpu_of(dpuset: DpuSet, name: str = "d1", node: str = "n1") -> Dpu:
+    owned = replace(meta(name), owner_references=(dpuset.owner_reference(),))
+    return Dpu(metadata=owned, spec=DpuSpec(
+        dpu_node_name=node, dpu_device_name=name, bfb=dpuset.spec.dpu_template.spec.bfb.name))
 
 
 def meta(name: str, labels: Mapping[str, str] | None = None) -> ObjectMeta:
@@ -93,3 +115,55 @@ def test_a_dpu_is_wanted_from_the_label_on_that_has_a_dpuset_select_its_device(
     api.update(replace(node, metadata=replace(node.metadata, labels=after)))
 
     assert api.server.trace.marks == ({(WANTED, "d1"): 5.0} if wanted else {})
+
+
+def test_a_template_that_is_patched_back_withdraws_what_it_asked_for(api: Api) -> None:
+    dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set()))
+    with_device(api)
+    api.create(dpu_of(dpuset))
+    for bfb in ("new", "old"):
+        api.run(5.0)
+        dpuset = api.update(replace(dpuset, spec=a_set(bfb)))
+
+    assert api.server.trace.wishes == {
+        "d1": [Wish(0.0, wanted=True), Wish(5.0, wanted=True), Wish(10.0, wanted=False)]}
+    assert api.server.trace.waits(20.0) == [SpanRow("d1", 5.0, 10.0, "maxUnavailable DPUSet/one/set")]
+
+
+def test_a_dpuset_that_is_deleted_withdraws_what_it_asked_for(api: Api) -> None:
+    dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set()))
+    with_device(api)
+    api.create(dpu_of(dpuset))
+    api.run(5.0)
+    dpuset = api.update(replace(dpuset, spec=a_set("new")))
+    api.run(5.0)
+    api.delete(dpuset)
+
+    assert api.server.trace.wishes["d1"][:3] == [
+        Wish(0.0, wanted=True), Wish(5.0, wanted=True), Wish(10.0, wanted=False)]
+
+
+@pytest.mark.parametrize(("labels", "device", "wanted"), [
+    (A, True, True), (B, True, False), (A, False, False)], ids=["comes again", "not selected", "no device any more"])
+def test_a_dpu_that_went_is_wanted_as_long_as_it_will_come_again(
+        api: Api, labels: Mapping[str, str], device: bool, wanted: bool) -> None:
+    dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set(dpu_node_selector=LabelSelector(match_labels=A))))
+    with_device(api, labels=labels)
+    dpu = api.create(dpu_of(dpuset))
+    if not device:
+        api.server.delete(DpuDevice, dpu.key, "me", api.env.now)
+    api.run(5.0)
+    api.delete(dpu)
+
+    assert api.server.trace.wishes["d1"] == [Wish(0.0, wanted=True)] + [Wish(5.0, wanted=False)] * (not wanted)
+
+
+def test_a_dpu_is_asked_for_by_the_dpuset_that_makes_it_and_by_no_other(api: Api) -> None:
+    api.run(1.0)
+    dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set()))
+    api.run(5.0)
+    api.create(DpuSet(metadata=meta("other"), spec=a_set()))
+    api.run(5.0)
+    api.create(dpu_of(dpuset))
+
+    assert api.server.trace.wishes == {"d1": [Wish(1.0, wanted=True)]}

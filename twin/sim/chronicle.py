@@ -60,6 +60,7 @@ class Chronicle:
         self._undrained: dict[str, Key] = {}
         self._forbidden: dict[str, str] = {}  # host -> the budget that forbids its drain
         self._owned: dict[str, dict[str, None]] = {}  # DPUSet uid -> its DPUs
+        self._born: dict[str, int] = {}  # DPUSet uid -> when it was created
         self._maxima: dict[str, int | str | None] = {}  # DPUSet uid -> maxUnavailable, of those that roll out
         self._allowed = 0
         self._taints: dict[str, list[Taint]] = {}  # Node -> those that the DPU controller has put there
@@ -225,9 +226,11 @@ class Chronicle:
             return
         self._maximum(cast("DpuSet", dpuset or was), dpuset is not None, at)
         if dpuset is None:
+            self._dissolved(cast("DpuSet", was), at)
             return
         spec = dpuset.spec.dpu_template.spec
         if was is None:
+            self._born[dpuset.metadata.uid] = at
             self._trace.asked(at, f"DPUSet {dpuset.key} created")
             return
         if was.spec.dpu_template.spec == spec:
@@ -245,10 +248,19 @@ class Chronicle:
                     constraint = f"maxUnavailable DPUSet/{dpuset.key}"
                     self._trace.wait_begin(at, d.metadata.name, constraint)
                     self._outdated[d.metadata.name] = constraint
-            else:
+            elif d.metadata.name in self._outdated:
                 self._no_longer_outdated(d.metadata.name, at)
+                self._trace.wish(at, d.metadata.name, wanted=False)
         if asked:
             self._trace.asked(at, f"DPUSet {dpuset.key} changed", asked)
+
+    def _dissolved(self, dpuset: DpuSet, at: int) -> None:
+        """The DPUSet has gone: what it asked for, nobody asks for any more."""
+        uid = dpuset.metadata.uid
+        self._born.pop(uid, None)
+        for name in self._owned.get(uid, ()):
+            self._no_longer_outdated(name, at)
+            self._trace.wish(at, name, wanted=False)
 
     def _maximum(self, dpuset: DpuSet, there: bool, at: int) -> None:
         """What this DPUSet allows; one without a roll-out allows nothing and forbids nothing."""
@@ -261,16 +273,36 @@ class Chronicle:
         self._budget(at)
 
     def _count(self, dpu: Dpu, there: bool, at: int) -> None:
-        """A DPU came or went. One whose device is still there will come again: it counts on."""
-        for ref in dpu.metadata.owner_references:
+        """A DPU came or went. One whose device is still there will come again: it counts on.
+
+        It was asked for when its DPUSet was created, and no longer is once it has gone and will not come again.
+        """
+        meta, again = dpu.metadata, False
+        device = None if there else self._server.find(DpuDevice, Key(meta.namespace, dpu.spec.dpu_device_name))
+        for ref in meta.owner_references:
             if ref.kind != DpuSet.KIND:
                 continue
             owned = self._owned.setdefault(ref.uid, {})
             if there:
-                owned[dpu.metadata.name] = None
-            elif self._server.find(DpuDevice, Key(dpu.metadata.namespace, dpu.spec.dpu_device_name)) is None:
-                owned.pop(dpu.metadata.name, None)
+                owned[meta.name] = None
+                if ref.uid in self._born:
+                    self._trace.wish(self._born[ref.uid], meta.name, wanted=True)
+            elif device is None:
+                owned.pop(meta.name, None)
+            else:
+                dpuset = self._server.find(DpuSet, Key(meta.namespace, ref.name))
+                again |= dpuset is not None and dpuset.metadata.uid == ref.uid and self._selects(dpuset, device)
             self._budget(at)
+        if not there and not again:
+            self._trace.wish(at, meta.name, wanted=False)
+
+    def _selects(self, dpuset: DpuSet, device: DpuDevice) -> bool:
+        spec, labels, namespace = dpuset.spec, device.metadata.labels, dpuset.metadata.namespace
+        if dpuset.deleting or device.metadata.namespace != namespace or not spec.dpu_selector.items() <= labels.items():
+            return False
+        node = self._server.find(DpuNode, Key(namespace, labels.get(Label.DPUNODE_NAME, "")))
+        return node is not None and (
+            spec.dpu_node_selector is None or selected(spec.dpu_node_selector, node.metadata.labels))
 
     def _budget(self, at: int) -> None:
         allowed = 0

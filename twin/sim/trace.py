@@ -133,6 +133,13 @@ class SpanRow(NamedTuple):
     label: str
 
 
+class Wish(NamedTuple):
+    """From now on somebody wants this DPU made (anew), or (`wanted` false) no longer does."""
+
+    t_s: float
+    wanted: bool
+
+
 class Version(NamedTuple):
     """One version of an object: `op` is ADDED, MODIFIED or DELETED."""
 
@@ -173,6 +180,7 @@ class Trace:
         self.counters: dict[str, list[tuple[float, float]]] = {}
         self.faults: list[Fault] = []
         self.asks: list[Asked] = []
+        self.wishes: dict[str, list[Wish]] = {}
         self.versions: list[Version] = []
         self._flushed = 0
         self._last_s = 0.0
@@ -214,7 +222,13 @@ class Trace:
         """Somebody asked for (re)provisioning of these DPUs, or of all when none is named (a manifest was applied)."""
         record = Asked(t_ns / NS, why, tuple(dpus))
         self.asks.append(record)
+        for dpu in record.dpus:
+            self.wish(t_ns, dpu, wanted=True)
         self._emit(record)
+
+    def wish(self, t_ns: int, dpu: str, *, wanted: bool) -> None:
+        """This DPU is wanted, or the ask for it is withdrawn. `asked` says it for those it names; nothing is hashed."""
+        self.wishes.setdefault(dpu, []).append(Wish(t_ns / NS, wanted))
 
     def phase(self, t_ns: int, dpu: str, phase: str) -> None:
         """A DPU's `status.phase` became this; '' when the object is gone. The same phase again is nothing new.
