@@ -10,7 +10,7 @@ import pytest
 from tests.sim.api import SPACE, Api
 from tests.sim.hardware import Rig
 from twin.model.core import Node
-from twin.model.meta import ObjectMeta, replace
+from twin.model.meta import Key, ObjectMeta, replace
 from twin.model.names import Label
 from twin.model.provisioning import (
     BfbRef,
@@ -115,6 +115,7 @@ def test_a_dpu_is_wanted_from_the_label_on_that_has_a_dpuset_select_its_device(
     api.update(replace(node, metadata=replace(node.metadata, labels=after)))
 
     assert api.server.trace.marks == ({(WANTED, "d1"): 5.0} if wanted else {})
+    assert (Wish(5.0, wanted=True) in api.server.trace.wishes.get("d1", ())) == wanted
 
 
 def test_a_template_that_is_patched_back_withdraws_what_it_asked_for(api: Api) -> None:
@@ -167,3 +168,34 @@ def test_a_dpu_is_asked_for_by_the_dpuset_that_makes_it_and_by_no_other(api: Api
     api.create(dpu_of(dpuset))
 
     assert api.server.trace.wishes == {"d1": [Wish(1.0, wanted=True)]}
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ({"dpu_node_selector": LabelSelector(match_labels=B)}, {"dpu_node_selector": LabelSelector(match_labels=A)}),
+    ({"dpu_node_selector": LabelSelector(match_labels=B)}, {}),
+    ({"dpu_selector": {"size": "big"}}, {}),
+], ids=["other nodes", "all nodes", "all devices"])
+def test_a_selector_asks_for_what_it_selects_anew_and_no_longer_for_what_it_leaves(
+        api: Api, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set(**before)))
+    with_device(api, labels=A)
+    with_device(api, "d2", "n2", labels=A)
+    api.create(Dpu(metadata=meta("d2"), spec=DpuSpec(dpu_node_name="n2", dpu_device_name="d2", bfb="old")))
+    for selectors in (after, before):
+        api.run(5.0)
+        dpuset = api.update(replace(dpuset, spec=a_set(**selectors)))
+
+    assert api.server.trace.wishes == {"d1": [Wish(5.0, wanted=True), Wish(10.0, wanted=False)]}
+
+
+def test_a_label_on_a_device_asks_for_its_dpu(api: Api) -> None:
+    api.create(DpuSet(metadata=meta("set"), spec=a_set(dpu_selector={"size": "big"})))
+    with_device(api)
+    device = api.server.table(DpuDevice)[Key(SPACE, "d1")]
+    api.run(5.0)
+    device = api.update(replace(device, metadata=replace(
+        device.metadata, labels={**device.metadata.labels, "size": "big"})))
+    api.run(5.0)
+    api.delete(device)
+
+    assert api.server.trace.wishes == {"d1": [Wish(5.0, wanted=True), Wish(10.0, wanted=False)]}

@@ -69,7 +69,7 @@ class Chronicle:
         self._cards = {h.name: tuple(c.name for c in h.cards) for h in fleet.hosts}
         observers: tuple[tuple[type[Object], Any], ...] = (
             (Dpu, self._dpu), (Node, self._node), (DpuSet, self._set), (Bfb, self._bfb),
-            (NodeMaintenance, self._node_maintenance), (DpuNode, self._dpu_node))
+            (NodeMaintenance, self._node_maintenance), (DpuNode, self._dpu_node), (DpuDevice, self._device))
         for kind, observer in observers:
             server.observers.setdefault(kind, []).append(observer)
 
@@ -233,6 +233,9 @@ class Chronicle:
             self._born[dpuset.metadata.uid] = at
             self._trace.asked(at, f"DPUSet {dpuset.key} created")
             return
+        if (was.spec.dpu_node_selector != dpuset.spec.dpu_node_selector
+                or was.spec.dpu_selector != dpuset.spec.dpu_selector):
+            self._selected(was, dpuset, at)
         if was.spec.dpu_template.spec == spec:
             return
         if dpuset.spec.strategy is None or dpuset.spec.strategy.type != "RollingUpdate":
@@ -254,10 +257,25 @@ class Chronicle:
         if asked:
             self._trace.asked(at, f"DPUSet {dpuset.key} changed", asked)
 
+    def _selected(self, was: DpuSet, dpuset: DpuSet, at: int) -> None:
+        """Other selectors: they ask for the devices that they select anew, and no longer for those they leave."""
+        for key, device in self._server.table(DpuDevice).items():
+            before, now = self._selects(was, cast(DpuDevice, device)), self._selects(dpuset, cast(DpuDevice, device))
+            if before != now and self._absent(key):
+                self._trace.wish(at, key.name, wanted=now)
+
+    def _absent(self, device: Key) -> bool:
+        """Has the device no DPU, or one that is going?"""
+        dpu = self._server.find(Dpu, device)
+        return dpu is None or dpu.deleting
+
     def _dissolved(self, dpuset: DpuSet, at: int) -> None:
         """The DPUSet has gone: what it asked for, nobody asks for any more."""
         uid = dpuset.metadata.uid
         self._born.pop(uid, None)
+        for key, device in self._server.table(DpuDevice).items():
+            if self._selects(dpuset, cast(DpuDevice, device)) and self._absent(key):
+                self._trace.wish(at, key.name, wanted=False)
         for name in self._owned.get(uid, ()):
             self._no_longer_outdated(name, at)
             self._trace.wish(at, name, wanted=False)
@@ -291,14 +309,15 @@ class Chronicle:
                 owned.pop(meta.name, None)
             else:
                 dpuset = self._server.find(DpuSet, Key(meta.namespace, ref.name))
-                again |= dpuset is not None and dpuset.metadata.uid == ref.uid and self._selects(dpuset, device)
+                again |= (dpuset is not None and dpuset.metadata.uid == ref.uid and not dpuset.deleting
+                          and self._selects(dpuset, device))
             self._budget(at)
         if not there and not again:
             self._trace.wish(at, meta.name, wanted=False)
 
     def _selects(self, dpuset: DpuSet, device: DpuDevice) -> bool:
         spec, labels, namespace = dpuset.spec, device.metadata.labels, dpuset.metadata.namespace
-        if dpuset.deleting or device.metadata.namespace != namespace or not spec.dpu_selector.items() <= labels.items():
+        if device.metadata.namespace != namespace or not spec.dpu_selector.items() <= labels.items():
             return False
         node = self._server.find(DpuNode, Key(namespace, labels.get(Label.DPUNODE_NAME, "")))
         return node is not None and (
@@ -316,21 +335,44 @@ class Chronicle:
             self._trace.counter(at, BUDGET, allowed)
 
     def _dpu_node(self, was: DpuNode | None, node: DpuNode | None, at: int) -> None:
-        """Labels put on a DPUNode: mark those of its devices without a DPU that a DPUSet selects from now on."""
+        """Other labels of a DPUNode: those of its devices that a DPUSet selects from now on are asked for, and marked.
+
+        Only for those without a DPU: a DPU that waits in Deleting for its host to register again was asked for before.
+        """
         if was is None or node is None or was.metadata.labels is node.metadata.labels:
             return
         find, meta = self._server.find, node.metadata
         for key, dpuset in self._server.table(DpuSet).items():
             spec = cast(DpuSet, dpuset).spec
             nodes = spec.dpu_node_selector
-            if (nodes is None or key.namespace != meta.namespace or selected(nodes, was.metadata.labels)
-                    or not selected(nodes, meta.labels)):
+            if nodes is None or key.namespace != meta.namespace:
+                continue
+            now = selected(nodes, meta.labels)
+            if selected(nodes, was.metadata.labels) == now:
                 continue
             wanted = {**spec.dpu_selector, Label.DPUNODE_NAME: meta.name}.items()
             for card in [Key(meta.namespace, ref.name) for ref in node.spec.dpus]:
                 device = find(DpuDevice, card)
                 if device is not None and wanted <= device.metadata.labels.items() and find(Dpu, card) is None:
-                    self._trace.mark(at, WANTED, card.name)
+                    self._trace.wish(at, card.name, wanted=now)
+                    if now:
+                        self._trace.mark(at, WANTED, card.name)
+
+    def _device(self, was: DpuDevice | None, device: DpuDevice | None, at: int) -> None:
+        """Labels that have a DPUSet select a device ask for its DPU; nobody asks for that of a device that has gone."""
+        if was is None:
+            return
+        if device is None:
+            if self._server.find(Dpu, was.key) is None:
+                self._trace.wish(at, was.metadata.name, wanted=False)
+            return
+        before, now = was.metadata.labels, device.metadata.labels
+        if before is now:
+            return
+        for dpuset in self._server.table(DpuSet).values():
+            wanted = cast(DpuSet, dpuset).spec.dpu_selector.items()
+            if (wanted <= before.items()) != (wanted <= now.items()) and self._absent(device.key):
+                self._trace.wish(at, device.metadata.name, wanted=self._selects(cast(DpuSet, dpuset), device))
 
     def _no_longer_outdated(self, name: str, at: int) -> None:
         constraint = self._outdated.pop(name, None)
