@@ -199,3 +199,18 @@ def test_a_label_on_a_device_asks_for_its_dpu(api: Api) -> None:
     api.delete(device)
 
     assert api.server.trace.wishes == {"d1": [Wish(5.0, wanted=True), Wish(10.0, wanted=False)]}
+
+
+def test_the_wait_for_a_turn_ends_with_the_deletion_and_not_with_the_phase(api: Api) -> None:
+    dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set()))
+    with_device(api)
+    dpu = dpu_of(dpuset)
+    dpu = api.create(replace(dpu, metadata=replace(dpu.metadata, finalizers=("dpu",))))
+    api.run(5.0)
+    api.update(replace(dpuset, spec=a_set("new")))
+    api.run(5.0)
+    api.delete(dpu)
+    api.run(5.0)
+
+    assert api.now(dpu).deleting
+    assert api.server.trace.waits(20.0) == [SpanRow("d1", 5.0, 10.0, "maxUnavailable DPUSet/one/set")]

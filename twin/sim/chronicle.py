@@ -84,6 +84,8 @@ class Chronicle:
         about = dpu or was
         assert about is not None
         name, trace = about.metadata.name, self._trace
+        if name in self._outdated and (dpu is None or dpu.deleting):
+            self._no_longer_outdated(name, at)  # its turn has come
         if was is None or dpu is None or was.status is not dpu.status:
             before = was.status.phase if was is not None and was.status is not None else ""
             phase = dpu.status.phase if dpu is not None and dpu.status is not None else ""
@@ -97,8 +99,6 @@ class Chronicle:
                     self._installing[name] = None
                 elif before == Phase.OS_INSTALLING:
                     self._installing.pop(name, None)
-                if phase == Phase.DELETING or dpu is None:
-                    self._no_longer_outdated(name, at)
             if dpu is None or was is None:
                 self._count(about, dpu is not None, at)
             if dpu is None:
