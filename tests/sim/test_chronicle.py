@@ -30,6 +30,7 @@ from twin.model.provisioning import (
     Taint,
 )
 from twin.sim.chronicle import Chronicle
+from twin.sim.clock import SECOND
 from twin.sim.trace import FOREIGN_TAINT, WANTED, SpanRow, Wish
 
 OURS = Taint(key="dpu", value="provisioning", effect="NoSchedule")
@@ -38,10 +39,18 @@ A, B = {"pool": "a"}, {"pool": "b"}
 
 
 @pytest.fixture
+def rig() -> Rig:
+    return Rig(dpus=2)
+
+
+@pytest.fixture
 def api() -> Api:
-    made = Api()
-    Chronicle(Rig().fleet, made.server, made.server.trace)
-    return made
+    return Api()
+
+
+@pytest.fixture(autouse=True)
+def chronicle(api: Api, rig: Rig) -> Chronicle:
+    return Chronicle(rig.fleet, api.server, api.server.trace)
 
 
 def a_set(bfb: str = "old", **selectors: Any) -> DpuSetSpec:
@@ -214,3 +223,12 @@ def test_the_wait_for_a_turn_ends_with_the_deletion_and_not_with_the_phase(api: 
 
     assert api.now(dpu).deleting
     assert api.server.trace.waits(20.0) == [SpanRow("d1", 5.0, 10.0, "maxUnavailable DPUSet/one/set")]
+
+
+def test_a_fault_puts_only_dpus_that_are_there_out_of_service(api: Api, rig: Rig, chronicle: Chronicle) -> None:
+    first, _ = (card.name for card in rig.host.record.cards)
+    api.create(dpu_of(DpuSet(metadata=meta("set"), spec=a_set()), first))
+    chronicle.fault_began(rig.host, 5 * SECOND)
+    chronicle.fault_ended(rig.host, 9 * SECOND)
+
+    assert api.server.trace.outages(20.0) == [SpanRow(first, 5.0, 9.0, "fault")]

@@ -417,9 +417,10 @@ class Chronicle:
             own += [t for t in now if t not in before]
 
     def fault_began(self, host: SimHost, at: int) -> None:
-        """The host went down by a fault."""
+        """The host went down by a fault. A card without a DPU was not in service."""
         for dpu in self._cards.get(host.name, ()):
-            self._trace.outage_begin(at, dpu, "fault")
+            if self._trace.exists(dpu):
+                self._trace.outage_begin(at, dpu, "fault")
 
     def fault_ended(self, host: SimHost, at: int) -> None:
         for dpu in self._cards.get(host.name, ()):

@@ -363,6 +363,10 @@ class Trace:
         """The phase of every DPU object that exists, in the order DPUs first got one."""
         return {dpu: phase for dpu, (phase, _, _) in self._in_phase.items()}
 
+    def exists(self, dpu: str) -> bool:
+        """Is there a DPU object of this name?"""
+        return dpu in self._in_phase
+
     def outages(self, end_s: float) -> list[SpanRow]:
         return [*self._outages, *_open_spans(self._open_outages, end_s)]
 
