@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from twin.model.provisioning import (
     DpuSetSpec,
     DpuSetStrategy,
     DpuSpec,
+    DpuStatus,
     DpuTemplate,
     DpuTemplateSpec,
     LabelSelector,
@@ -31,6 +33,7 @@ from twin.model.provisioning import (
 )
 from twin.sim.chronicle import Chronicle
 from twin.sim.clock import SECOND
+from twin.sim.host import BOOTING, OFF, UP
 from twin.sim.trace import FOREIGN_TAINT, WANTED, SpanRow, Wish
 
 OURS = Taint(key="dpu", value="provisioning", effect="NoSchedule")
@@ -232,3 +235,49 @@ def test_a_fault_puts_only_dpus_that_are_there_out_of_service(api: Api, rig: Rig
     chronicle.fault_ended(rig.host, 9 * SECOND)
 
     assert api.server.trace.outages(20.0) == [SpanRow(first, 5.0, 9.0, "fault")]
+
+
+def rebooting(api: Api, rig: Rig, chronicle: Chronicle, *phases: tuple[float, str]) -> list[SpanRow]:
+    """The outages of two DPUs on a host that reboots from 10 s to 20 s; `phases` are those of the first."""
+    dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set()))
+    first, second = (api.create(dpu_of(dpuset, card.name)) for card in rig.host.record.cards)
+    moves: dict[float, Any] = {at_s: partial(enter, api, first.key, phase) for at_s, phase in phases}
+    for at_s in sorted({*moves, 10.0, 20.0}):
+        api.run(at_s - api.env.now / SECOND)
+        if at_s in (10.0, 20.0):
+            rig.host.become(BOOTING if at_s == 10.0 else UP)
+            (chronicle.host_down if at_s == 10.0 else chronicle.host_up)(rig.host, api.env.now)
+        if at_s in moves:
+            moves[at_s]()
+    assert [o for o in api.server.trace.outages(100.0) if o.dpu == second.metadata.name] == [
+        SpanRow(second.metadata.name, 10.0, 20.0, "reboot")]
+    return [o for o in api.server.trace.outages(100.0) if o.dpu == first.metadata.name]
+
+
+def enter(api: Api, key: Key, phase: str) -> None:
+    dpu = api.server.table(Dpu)[key]
+    assert isinstance(dpu, Dpu)
+    api.update(replace(dpu, status=replace(dpu.status or DpuStatus(), phase=phase)), status=True)
+
+
+@pytest.mark.parametrize(("phases", "outages"), [
+    ([], [(10.0, 20.0, "reboot")]),
+    ([(5.0, "Rebooting"), (25.0, "Ready")], [(5.0, 25.0, "reboot")]),
+    ([(5.0, "Rebooting"), (15.0, "Ready")], [(5.0, 20.0, "reboot")]),
+    ([(5.0, "OS Installing"), (25.0, "Ready")], [(5.0, 25.0, "install")]),
+    ([(5.0, "OS Installing"), (15.0, "Ready")], [(5.0, 15.0, "install"), (15.0, 20.0, "reboot")]),
+    ([(15.0, "OS Installing"), (25.0, "Ready")], [(10.0, 15.0, "reboot"), (15.0, 25.0, "install")]),
+])
+def test_every_dpu_of_a_host_that_reboots_is_out_of_service_once(
+        api: Api, rig: Rig, chronicle: Chronicle, phases: list[tuple[float, str]],
+        outages: list[tuple[float, float, str]]) -> None:
+    assert [o[1:] for o in rebooting(api, rig, chronicle, *phases)] == outages
+
+
+def test_a_host_without_power_does_not_reboot(api: Api, rig: Rig, chronicle: Chronicle) -> None:
+    for card in rig.host.record.cards:
+        api.create(dpu_of(DpuSet(metadata=meta("set"), spec=a_set()), card.name))
+    rig.host.become(OFF)
+    chronicle.host_down(rig.host, 5 * SECOND)
+
+    assert api.server.trace.outages(20.0) == []

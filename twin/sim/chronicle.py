@@ -3,8 +3,8 @@
 An observer like any checker: it sees all changes at once and acts on nothing.
 
 Outage causes: `drain` (the host is cordoned), `install` (from OS Installing until the DPU's next Ready, a deletion
-before it and an end in Error included), `reboot` (phase Rebooting), `fault` (its host is down by a fault). Waits name
-a constraint: what a DPU stood still for. Marks are for known issues that nothing else shows.
+before it and an end in Error included), `reboot` (phase Rebooting, or its host reboots), `fault` (its host is down by
+a fault). Waits name a constraint: what a DPU stood still for. Marks are for known issues that nothing else shows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from twin.model.names import Label
 from twin.model.provisioning import Bfb, Dpu, DpuDevice, DpuNode, DpuSet, DpuStatus, Phase, Taint
 from twin.model.rollout import max_unavailable
 from twin.sim.clock import SECOND
-from twin.sim.host import SimHost
+from twin.sim.host import BOOTING, SimHost
 from twin.sim.kube import ApiServer
 from twin.sim.trace import BUDGET, FOREIGN_TAINT, WANTED, Trace
 
@@ -54,7 +54,9 @@ class Chronicle:
         self._server = server
         self._waiting: dict[str, str] = {}
         self._outdated: dict[str, str] = {}
-        self._down: dict[str, str] = {}
+        self._down: dict[str, str] = {}  # DPU -> why its phase puts it out of service
+        self._rebooting: dict[str, None] = {}  # DPUs whose host reboots
+        self._out: dict[str, str] = {}  # DPU -> the outage told for either
         self._fleet = fleet
         self._installing: dict[str, None] = {}
         self._undrained: dict[str, Key] = {}
@@ -112,20 +114,31 @@ class Chronicle:
                 trace.place(name, place.rack, place.host, cluster)
 
     def _place(self, name: str, phase: str, at: int) -> None:
-        """Open and close the outage that the phase stands for."""
+        """Note the outage that the phase stands for."""
         cause = "reboot" if phase == Phase.REBOOTING else "install" if phase in DOWN else ""
         if not phase or (not cause and phase != Phase.READY and self._down.get(name)):
             # In Error, and between a deletion and the next install, the DPU is still out.
             cause = self._down.get(name, "")
-        held = self._down.get(name, "")
+        if cause == self._down.get(name, ""):
+            return
+        if cause:
+            self._down[name] = cause
+        else:
+            del self._down[name]
+        self._show(name, at)
+
+    def _show(self, name: str, at: int) -> None:
+        """Tell the outage that the phase stands for, or that of the host's reboot where it stands for none."""
+        cause = self._down.get(name) or ("reboot" if name in self._rebooting else "")
+        held = self._out.get(name, "")
         if cause == held:
             return
         if held:
             self._trace.outage_end(at, name, held)
-            del self._down[name]
+            del self._out[name]
         if cause:
             self._trace.outage_begin(at, name, cause)
-            self._down[name] = cause
+            self._out[name] = cause
 
     def _constraint(self, dpu: Dpu, status: DpuStatus) -> str:
         name = dpu.metadata.name
@@ -415,6 +428,21 @@ class Chronicle:
                 self._trace.mark(at, FOREIGN_TAINT, name)
         if by_dpf:
             own += [t for t in now if t not in before]
+
+    def host_down(self, host: SimHost, at: int) -> None:
+        """The host is down; where it reboots, all its DPUs are out until it is up."""
+        if host.state == BOOTING:  # else it has lost its power, which is a fault
+            for dpu in self._cards.get(host.name, ()):
+                if self._trace.exists(dpu):
+                    self._rebooting[dpu] = None
+                    self._show(dpu, at)
+
+    def host_up(self, host: SimHost, at: int) -> None:
+        self.fault_ended(host, at)
+        for dpu in self._cards.get(host.name, ()):
+            if dpu in self._rebooting:
+                del self._rebooting[dpu]
+                self._show(dpu, at)
 
     def fault_began(self, host: SimHost, at: int) -> None:
         """The host went down by a fault. A card without a DPU was not in service."""

@@ -129,7 +129,8 @@ class World:
         """Who waits for a host to be up again."""
         self.hosts.listeners.host_up.append(self._boot_ended)
         self.hosts.listeners.host_up.append(self._dms_without_pod)
-        self.hosts.listeners.host_up.append(lambda host: self.chronicle.fault_ended(host, env.now))
+        self.hosts.listeners.host_up.append(lambda host: self.chronicle.host_up(host, env.now))
+        self.hosts.listeners.host_down.append(lambda host: self.chronicle.host_down(host, env.now))
 
     # --- bringing it up
 
