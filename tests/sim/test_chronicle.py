@@ -130,13 +130,15 @@ def test_a_dpu_is_wanted_from_the_label_on_that_has_a_dpuset_select_its_device(
     assert (Wish(5.0, wanted=True) in api.server.trace.wishes.get("d1", ())) == wanted
 
 
-def test_a_template_that_is_patched_back_withdraws_what_it_asked_for(api: Api) -> None:
+@pytest.mark.parametrize("back", [a_set("old"), replace(a_set("new"), strategy=DpuSetStrategy(type="OnDelete"))],
+                         ids=["the old template", "no roll-out"])
+def test_a_roll_out_that_is_taken_back_withdraws_what_it_asked_for(api: Api, back: DpuSetSpec) -> None:
     dpuset = api.create(DpuSet(metadata=meta("set"), spec=a_set()))
     with_device(api)
     api.create(dpu_of(dpuset))
-    for bfb in ("new", "old"):
+    for spec in (a_set("new"), back):
         api.run(5.0)
-        dpuset = api.update(replace(dpuset, spec=a_set(bfb)))
+        dpuset = api.update(replace(dpuset, spec=spec))
 
     assert api.server.trace.wishes == {
         "d1": [Wish(0.0, wanted=True), Wish(5.0, wanted=True), Wish(10.0, wanted=False)]}

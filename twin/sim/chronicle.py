@@ -249,9 +249,11 @@ class Chronicle:
         if (was.spec.dpu_node_selector != dpuset.spec.dpu_node_selector
                 or was.spec.dpu_selector != dpuset.spec.dpu_selector):
             self._selected(was, dpuset, at)
-        if was.spec.dpu_template.spec == spec:
-            return
         if dpuset.spec.strategy is None or dpuset.spec.strategy.type != "RollingUpdate":
+            for name in self._owned.get(dpuset.metadata.uid, ()):
+                self._withdraw(name, at)
+            return
+        if was.spec.dpu_template.spec == spec:
             return
         asked = []
         for dpu in self._server.table(Dpu).values():
@@ -264,9 +266,8 @@ class Chronicle:
                     constraint = f"maxUnavailable DPUSet/{dpuset.key}"
                     self._trace.wait_begin(at, d.metadata.name, constraint)
                     self._outdated[d.metadata.name] = constraint
-            elif d.metadata.name in self._outdated:
-                self._no_longer_outdated(d.metadata.name, at)
-                self._trace.wish(at, d.metadata.name, wanted=False)
+            else:
+                self._withdraw(d.metadata.name, at)
         if asked:
             self._trace.asked(at, f"DPUSet {dpuset.key} changed", asked)
 
@@ -391,6 +392,12 @@ class Chronicle:
         constraint = self._outdated.pop(name, None)
         if constraint is not None:
             self._trace.wait_end(at, name, constraint)
+
+    def _withdraw(self, name: str, at: int) -> None:
+        """This DPU waits for its turn no more: nobody asks for another one."""
+        if name in self._outdated:
+            self._no_longer_outdated(name, at)
+            self._trace.wish(at, name, wanted=False)
 
     # --- hosts
 
