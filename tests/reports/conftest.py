@@ -129,7 +129,7 @@ def made_up_run(dpus: int, *, seed: int = 1, replication: int = 0, update: bool 
 def _update(w: _Writer, names: list[tuple[str, str]], rng: Random, budget: int, sad: bool) -> None:
     """At 4 h the BFB changes; `budget` DPUs at a time are deleted and provisioned anew."""
     begin = 4 * HOUR
-    w.at(begin, w.trace.asked, "DPUSet template changed: bfb")
+    w.at(begin, w.trace.asked, "DPUSet template changed: bfb", [dpu for dpu, _ in names])
     w.at(begin, w.trace.counter, BUDGET, float(budget))
     slots = [begin + 1] * budget
     for i, (dpu, host) in enumerate(names):
