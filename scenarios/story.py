@@ -31,6 +31,7 @@ from twin.sim.faults import Lasting, begin, misses
 from twin.sim.host import card
 from twin.sim.neighbours import bring_up, power_cycle
 from twin.sim.trace import Trace
+from twin.sim.waits import quantiles_s
 from twin.sim.world import Options, World
 
 SLICE_S = 60.0
@@ -244,12 +245,10 @@ class Story:
                 runners = list(manager.all_runners(controller.name))
                 for runner in runners:
                     runner.settle()
-                waits = sorted(w / SECOND for r in runners for w in r.stats.waits_ns)
+                p50_s, p95_s = quantiles_s([r.stats.waits for r in runners], (0.5, 0.95))
                 yield ReconcileRow(
                     controller=controller.name, count=sum(r.stats.run + r.stats.skipped for r in runners),
                     busy_s=sum(r.stats.busy_ns for r in runners) / SECOND,
-                    queue_wait_s_p50=waits[len(waits) // 2] if waits else 0.0,
-                    queue_wait_s_p95=waits[int(len(waits) * 0.95)] if waits else 0.0,
-                    errors=sum(r.stats.errors for r in runners))
+                    queue_wait_s_p50=p50_s, queue_wait_s_p95=p95_s, errors=sum(r.stats.errors for r in runners))
 
 

@@ -1,7 +1,8 @@
-"""Resyncs in a line: what travels in a train, and what goes by itself."""
+"""Resyncs in a line: what travels in a train, what goes by itself, and how long what is passed over stood in line."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from twin.model.meta import Key
@@ -74,3 +75,58 @@ def test_a_train_that_another_resync_broke_up_comes_again_without_the_keys_that_
     line.expose(KEYS[0])
 
     assert line.first_run(1000) == 1000
+
+
+def polled(delay: int) -> Line:
+    """The line of a controller that polls all keys after this delay; each was passed over once, one after the other."""
+    line = Line(train=2)
+    line.memos = dict.fromkeys(KEYS, (COST, delay))
+    line.enter_all(KEYS, 0, {})
+    line.pass_over(0, 79)
+    return line
+
+
+FIRST_ROUND = Counter(range(0, 8 * COST, COST))
+
+
+def test_polls_of_a_saturated_worker_wait_for_the_round_less_their_delay_and_cost() -> None:
+    line, free, passes = polled(30), 80, 0
+    assert line.waits.counts() == FIRST_ROUND
+    for _ in range(5):
+        line.mature(free)
+        passed = line.pass_over(free, 1000)
+        assert passed is not None
+        passes, free = passes + passed.passes, passed.free
+
+    assert passes > 20
+    assert line.waits.counts() - FIRST_ROUND == {80 - 30 - COST: passes}
+
+
+def test_polls_of_a_train_that_cost_differently_wait_differently() -> None:
+    line = Line(train=2)
+    line.memos = {key: (COST + n % 2, 30) for n, key in enumerate(KEYS)}
+    line.enter_all(KEYS, 0, {})
+    line.pass_over(0, 1000)
+    line.mature(200)
+    before = line.waits.counts().copy()
+    line.pass_over(200, 1000)
+
+    assert line.waits.counts() - before == {200 - 30 - COST: 4, 200 - 30 - COST - 1: 4}
+
+
+def test_whole_rounds_of_a_free_worker_wait_for_nothing() -> None:
+    line = polled(1000)
+    passed = line.rotate(80, 100_000, {})
+    assert passed is not None
+    assert passed.passes > 90 * len(KEYS)
+
+    assert line.waits.counts() - FIRST_ROUND == {0: passed.passes}
+
+
+def test_whole_rounds_of_a_saturated_worker_wait_after_the_first_for_the_round_less_delay_and_cost() -> None:
+    line = polled(30)
+    passed = line.rotate(200, 100_000, {})
+    assert passed is not None
+    assert passed.passes > 1000 * len(KEYS)
+
+    assert line.waits.counts() - FIRST_ROUND == {200 - COST - 30: 8, 80 - COST - 30: passed.passes - 8}

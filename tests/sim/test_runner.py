@@ -103,7 +103,8 @@ def story(collapse: bool, changes: list[tuple[int, int, int]], costs: list[int],
     env.run(until=120_000_000_000)
     for runner in runners:
         runner.settle()
-    passes = [(r.stats.run + r.stats.skipped, r.stats.busy_ns, r.stats.errors, *left(r)) for r in runners]
+    passes = [(r.stats.run + r.stats.skipped, r.stats.busy_ns, r.stats.errors, r.stats.waits.counts(), *left(r))
+              for r in runners]
     return board.log, board.shown, passes, sum(r.stats.skipped for r in runners)
 
 

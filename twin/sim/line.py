@@ -10,7 +10,7 @@ Everything here has the order and the times that one key after the other would h
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from heapq import heappop, heappush
 from itertools import accumulate
@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from twin.model.meta import Key
 from twin.runtime.queue import BackOff, WorkQueue, ripe
 from twin.sim.rounds import whole_rounds
+from twin.sim.waits import Waits
 
 _NEVER: Final = 1 << 62
 _NOWHERE: Final = (None, 0)
@@ -90,7 +91,7 @@ class Line(WorkQueue):
     """FIFO of ready keys and timers that feed it. Times are ns."""
 
     __slots__ = ("_exposed", "_fresh", "_kept", "_riding", "_train", "head_offset", "memos", "offsets", "tail_offset",
-                 "where")
+                 "waits", "where")
 
     line: deque[Any]
     """Keys and parts of trains."""
@@ -118,6 +119,8 @@ class Line(WorkQueue):
         self._riding = 0
         """Parts among the timers."""
         self._train = train
+        self.waits = Waits()
+        """How long the polls stood in line that were passed over; whoever takes a key adds its wait."""
 
     # --- into the line
 
@@ -435,6 +438,7 @@ class Line(WorkQueue):
         costs: list[int] = []
         again: int | None = None
         count, began, spent, last = 0, free, 0, None
+        waits: list[int] = []
         while line:
             head = line[0]
             if head.__class__ is Part:
@@ -466,7 +470,7 @@ class Line(WorkQueue):
                 self._again(run, costs, again, began)
                 run, costs, again, began = [], [], memo[1], start
             line.popleft()
-            del entered[head]
+            waits.append(start - entered.pop(head))
             offset, was = offsets.pop(head)
             self.head_offset = offset + was
             run.append(head)
@@ -478,6 +482,8 @@ class Line(WorkQueue):
         if last is None:
             return None
         self._again(run, costs, again, began)
+        if waits:
+            self.waits.add_each(waits)
         return Passed(count, spent, free, last)
 
     def _again(self, keys: list[Key], costs: list[int], again: int | None, began: int) -> None:
@@ -544,7 +550,7 @@ class Line(WorkQueue):
             self._kept = train
         else:
             self._disband(train, range(first, upto))
-        self._shorten(part, upto)
+        self._shorten(part, free, upto)
         return upto - first, cum[upto] - cum[first], train.keys[upto - 1]
 
     def _absorb(self, part: Part, free: int, limit: int, run: list[Key],
@@ -558,16 +564,30 @@ class Line(WorkQueue):
             run.append(train.keys[i])
             costs.append(cum[i + 1] - cum[i])
             del self.where[train.keys[i]]
-        self._shorten(part, upto)
+        self._shorten(part, free, upto)
         return upto - first, cum[upto] - cum[first], train.keys[upto - 1]
 
-    def _shorten(self, part: Part, upto: int) -> None:
-        """The polls before this one have left the head of the line."""
+    def _shorten(self, part: Part, free: int, upto: int) -> None:
+        """The polls before this one leave the head of the line, the first at `free`, each when the one before it ends.
+        """
+        self._note(part, free, upto)
         self.head_offset = part.offset + part.train.cum[upto]
         part.first = upto
         if upto == part.end:
             self.line.popleft()
             part.train.parts.remove(part)
+
+    def _note(self, part: Part, free: int, upto: int) -> None:
+        """How long these polls stood in line. Timers fire as far apart as the polls end, and the next starts when one
+        ends: of polls that came by timer, those that cost the same waited equally long.
+        """
+        train, first = part.train, part.first
+        wait = free - train.cum[first] - part.base
+        if part.slope == 0:
+            self.waits.add_each([wait + ahead for ahead in train.cum[first:upto]])
+        else:
+            for cost, polls in Counter(train.costs[first:upto]).items():
+                self.waits.add_many(wait - cost, polls)
 
     def rotate(self, free: int, limit: int, busy: dict[Key, int]) -> Passed | None:
         """The line is empty and only polls of one period are due: pass over them without putting them in line.
@@ -584,6 +604,7 @@ class Line(WorkQueue):
         if jumped is not None:
             return jumped
         due, memos, seq = self.due, self.memos, self._seq
+        waits: list[int] = []
         key, passed, spent, again = None, 0, 0, 0
         enough = 2 * len(row)  # then whole rounds may be tried again
         while row and passed < enough:
@@ -598,6 +619,8 @@ class Line(WorkQueue):
                 break
             key = candidate
             cost = memo[0]
+            if start > at:
+                waits.append(start - at)
             free = start + cost
             spent += cost
             passed += 1
@@ -611,6 +634,8 @@ class Line(WorkQueue):
             return None
         self._seq, self._latest[delay] = seq, again
         self.soonest = 0
+        self.waits.add_each(waits)
+        self.waits.add_many(0, passed - len(waits))
         return Passed(passed, spent, free, key)
 
     def _jump(self, delay: int, row: deque[Any], free: int, end: int) -> Passed | None:
@@ -626,6 +651,9 @@ class Line(WorkQueue):
         rounds, polls = whole_rounds(timers, delay, free, end)
         if rounds < 3:
             return None
+        self.waits.add_each([poll.start - at for poll, (at, _) in zip(polls, timers, strict=True)])
+        for late, n in Counter(poll.slope - poll.cost for poll in polls).items():
+            self.waits.add_many(late - delay, n * (rounds - 1))
         keys, seq = [key for _, _, key in row], self._seq + (rounds - 1) * len(row)
         row.clear()
         for key, poll in zip(keys, polls, strict=True):

@@ -12,10 +12,9 @@ Order within one instant: everything that happens in the world comes first, then
 from __future__ import annotations
 
 import traceback
-from array import array
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any
 
@@ -25,6 +24,7 @@ from twin.runtime.queue import NS, BackOff
 from twin.runtime.reconcile import Context, Reconciler, Result, Terminal
 from twin.sim.clock import EPOCH, TwinEnvironment
 from twin.sim.line import TRAIN, Line, Part, Passed
+from twin.sim.waits import Waits
 
 _NEVER = 1 << 62
 _FLOAT_NS = 240
@@ -82,11 +82,11 @@ def touch(readers: dict[Any, dict[Any, None]], token: Any) -> None:
 class Stats:
     """One controller's figures for the `reconciles` table. Times in ns of virtual time."""
 
+    waits: Waits
     run: int = 0
     skipped: int = 0
     busy_ns: int = 0
     errors: int = 0
-    waits_ns: array[int] = field(default_factory=lambda: array("q"))
 
 
 class Runner:
@@ -103,7 +103,7 @@ class Runner:
         self.reconciler = reconciler
         self.meter = meter
         self.queue = Line(backoff, train=train)
-        self.stats = Stats()
+        self.stats = Stats(self.queue.waits)
         self.stopped = False
         self.index = index
         self._priority = PASSES + index
@@ -273,7 +273,8 @@ class Runner:
                 queue.pull(key.train.keys[key.first])
                 continue
             cost, again = queue.memos[key]
-            queue.take()
+            _, since = queue.take()
+            queue.waits.add(start - since)
             end = start + cost
             self._passed_over(Passed(1, cost, end, key))
             if key in queue.due:
@@ -341,7 +342,7 @@ class Runner:
             queue.mature(at)
         if line and free[0] <= at and entered.get(line[0], _NEVER) <= at:
             key, since = queue.take()
-            self.stats.waits_ns.append(at - since)
+            queue.waits.add(at - since)
             self._run(key, since, at)
         self._arm()
 
